@@ -1,0 +1,38 @@
+# Ferryman: `make run` starts everything, `make test` proves it.
+
+PORT ?= 5000
+DATA_DIR ?= ./var
+PYTHON ?= python3
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=./var)
+	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python run.py
+
+test: .venv/test ## Run all tests on real servers, with coverage (ARGS="-k contract")
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+check: .venv/test ## Check format, lint and types
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy .
+
+format: .venv/test ## Format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+clean: ## Remove what was installed and all data of `make run`
+	rm -rf .venv var .coverage .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Ferryman needs Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+.venv/run: requirements.txt requirements-run.txt constraints.txt | .venv/bin/python
+	@echo "Installing what Ferryman needs into .venv ..." && $(PIP) -r requirements-run.txt && touch $@
+
+.venv/test: requirements.txt requirements-run.txt requirements-test.txt constraints.txt | .venv/bin/python
+	@echo "Installing what the tests need into .venv ..." && $(PIP) -r requirements-test.txt && touch $@ .venv/run

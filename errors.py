@@ -1,0 +1,114 @@
+"""The one error shape: what can go wrong with an upload, and how a client is told (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from flask import Flask, Response, json
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+
+log = logging.getLogger(__name__)
+
+BUSY_RETRY_SECONDS = 5
+
+
+class UploadError(Exception):
+    """An upload that was refused or failed, with the sentence its client may read.
+
+    Args:
+        detail: one sentence, free of secrets and of foreign error texts.
+        file_id: the File row that tells more, where there is one.
+    """
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    retry_after: int | None = None
+
+    def __init__(self, detail: str, file_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.file_id = file_id
+
+
+class InvalidUpload(UploadError):
+    """The request is not one well-formed upload."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class UnsupportedUpload(UploadError):
+    """The request, or the file in it, is of a type that is not taken."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class UploadTooLarge(UploadError):
+    """The request is over a limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class Busy(UploadError):
+    """There is no room for the upload now; later there may be."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after = BUSY_RETRY_SECONDS
+
+
+class StoreError(UploadError):
+    """S3 did not take the bytes."""
+
+    status = HTTPStatus.BAD_GATEWAY
+
+
+def problem(
+    status: int,
+    detail: str | None = None,
+    file_id: str | None = None,
+    headers: list[tuple[str, str]] | None = None,
+) -> Response:
+    """Answer a problem+json document.
+
+    Args:
+        status: HTTP status code.
+        detail: a sentence for the client.
+        file_id: id of the File row that the problem is about.
+        headers: more response headers.
+
+    Source: RFC 9457, section 3.
+    """
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    if detail:
+        body["detail"] = detail
+    if file_id:
+        body["file_id"] = file_id
+    response = Response(json.dumps(body), status, headers, content_type="application/problem+json")
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers.setdefault("Retry-After", str(BUSY_RETRY_SECONDS))
+    return response
+
+
+def init_app(app: Flask) -> None:
+    """Answer every error of the app in the one shape."""
+    app.register_error_handler(UploadError, _upload_error)
+    app.register_error_handler(HTTPException, _http_exception)
+    app.register_error_handler(DBAPIError, _database_error)
+    app.register_error_handler(PoolTimeout, _database_error)
+
+
+def _upload_error(error: UploadError) -> Response:
+    return problem(error.status, error.detail, error.file_id)
+
+
+def _http_exception(error: HTTPException) -> Response | HTTPException:
+    if error.response is not None:  # a redirect of the router, which is no error
+        return error
+    headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
+    return problem(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, error.description, None, headers)
+
+
+def _database_error(error: DBAPIError | PoolTimeout) -> Response:
+    log.error("the database failed: %s", error)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer; try again later.")

@@ -1,0 +1,129 @@
+"""What an upload is: which names and types are taken, the key it gets, and how its bytes go to S3."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import mimetypes
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from werkzeug.utils import secure_filename
+
+from errors import InvalidUpload, UnsupportedUpload
+from store import ObjectInfo, Progress, Store
+
+MAX_STEM = 100
+MAX_EXTENSION = 16
+MAX_CONTENT_TYPE = 255
+TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+MEDIA_TYPE = re.compile(rf'{TOKEN}/{TOKEN}(?:[ \t]*;[ \t]*{TOKEN}=(?:{TOKEN}|"[ !#-\[\]-~]*"))*', re.ASCII)
+"""RFC 9110, section 8.3.1, without quoted pairs."""
+
+
+class Uploaded(NamedTuple):
+    """What became of the bytes: the object's url, and the hexadecimal SHA-256 of what was sent."""
+
+    url: str
+    sha256: str
+
+
+def rename_file(filename: str, now: datetime | None = None) -> str:
+    """Make the key under which a file goes to S3: UTC timestamp, `--`, safe name, random part, extension.
+
+    Args:
+        filename: the name as the client sent it; may be anything.
+        now: the moment in the key; by default the present one.
+
+    Raises:
+        InvalidUpload: the name is empty, has no extension or holds a NUL.
+    """
+    name = PurePosixPath(filename.replace("\\", "/")).name
+    stem, _, extension = name.rpartition(".")
+    if not filename.strip():
+        raise InvalidUpload("The file has no name.")
+    if "\0" in filename:
+        raise InvalidUpload("The file's name holds a NUL character.")
+    if not stem.strip(". ") or not extension.strip():
+        raise InvalidUpload("The file's name has no extension.")
+    stem = secure_filename(stem.lower())[:MAX_STEM] or "file"
+    extension = secure_filename(extension.lower())[:MAX_EXTENSION] or "bin"
+    timestamp = (now or datetime.now(UTC)).strftime("%Y%m%d%H%M%S")
+    return f"{timestamp}--{stem}-{secrets.token_hex(8)}.{extension}"
+
+
+def media_type(declared: str | None, filename: str, allowed: Sequence[str] = ()) -> str:
+    """Settle the media type of a file: as declared, or else guessed by its name.
+
+    Args:
+        declared: the part's Content-Type, if it has one.
+        filename: the name as the client sent it.
+        allowed: patterns such as `image/*`; none allows everything.
+
+    Raises:
+        InvalidUpload: the declared one is no media type.
+        UnsupportedUpload: it is not allowed.
+    """
+    guessed = mimetypes.guess_type(f"file.{filename.rpartition('.')[2]}")[0]
+    content_type = declared or guessed or "application/octet-stream"
+    if len(content_type) > MAX_CONTENT_TYPE or not MEDIA_TYPE.fullmatch(content_type):
+        raise InvalidUpload("The file's Content-Type is not a media type.")
+    essence = content_type.partition(";")[0].strip().lower()
+    if allowed and not any(fnmatchcase(essence, pattern.lower()) for pattern in allowed):
+        raise UnsupportedUpload(f"Files of type {essence} are not taken.")
+    return content_type
+
+
+def process_file_to_stream(file: BinaryIO, to_utf8: bool = False) -> BinaryIO | str:
+    """Turn an open file into what a background job can be given.
+
+    Args:
+        file: a named file, open for reading; it stays open and where it is.
+        to_utf8: give base64 text, for a Celery message, instead of a stream.
+
+    Returns:
+        The job's own stream over the same bytes, or their base64.
+    """
+    stream = open(file.name, "rb")
+    if not to_utf8:
+        return stream
+    with stream:
+        return base64.b64encode(stream.read()).decode()
+
+
+def upload_file(store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Progress | None = None) -> Uploaded:
+    """Upload an open file to S3, in the caller's time.
+
+    Args:
+        store: where to.
+        file: a seekable file; it is read whole and closed.
+        info: what the object must be.
+        on_progress: called with a number of bytes whenever so many more are sent.
+
+    Raises:
+        StoreError: S3 did not take the bytes.
+    """
+    with file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        file.seek(0)
+        return Uploaded(store.put(file, info, on_progress), sha256)
+
+
+def upload_file_from_stream(
+    store: Store, stream: BinaryIO | str, info: ObjectInfo, on_progress: Progress | None = None
+) -> Uploaded:
+    """Upload what `process_file_to_stream` made: a stream, or base64 text.
+
+    Raises:
+        ValueError: the text is not base64.
+        StoreError: S3 did not take the bytes.
+    """
+    if isinstance(stream, str):
+        stream = BytesIO(base64.b64decode(stream, validate=True))
+    return upload_file(store, stream, info, on_progress)

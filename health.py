@@ -1,0 +1,64 @@
+"""Health: whether the process lives, and whether the parts it leans on answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+
+from flask import Blueprint, Response, jsonify
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from errors import StoreError
+from models import File, db, utcnow
+from tasks import services
+
+log = logging.getLogger(__name__)
+bp = Blueprint("health", __name__)
+
+FAILURES = (SQLAlchemyError, StoreError, OperationalError, RedisError)
+
+
+@bp.get("/healthz")
+def healthz() -> Response:
+    """Answer, if the process lives."""
+    return jsonify(status="alive")
+
+
+@bp.get("/readyz")
+def readyz() -> tuple[Response, HTTPStatus]:
+    """Check database, bucket and broker, and tell how long the oldest undelivered file has waited."""
+    checks = {
+        "database": _passes(_check_database),
+        "bucket": _passes(services().store.check),
+        "broker": _passes(_check_broker),
+    }
+    ready = all(checks.values())
+    oldest = File.oldest_undelivered() if checks["database"] else None
+    body = jsonify(
+        status="ready" if ready else "not ready",
+        checks={name: "ok" if passed else "failed" for name, passed in checks.items()},
+        oldest_undelivered_seconds=oldest and round((utcnow() - oldest).total_seconds(), 3),
+    )
+    return body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _passes(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except FAILURES as error:
+        log.warning("%s failed: %s", check.__name__, error)
+        return False
+    return True
+
+
+def _check_database() -> None:
+    db.session.execute(text("SELECT 1"))
+
+
+def _check_broker() -> None:
+    with services().celery.connection_for_read() as connection:
+        connection.default_channel.client.ping()  # type: ignore[attr-defined]

@@ -1,0 +1,230 @@
+"""The File row: the only truth about an upload, and every legal move of its status."""
+
+from __future__ import annotations
+
+import enum
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, cast
+
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CursorResult,
+    DateTime,
+    Dialect,
+    Enum,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+    and_,
+    event,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+POOL_SECONDS = 5
+BUSY_SECONDS = 5
+
+
+class Base(DeclarativeBase):
+    """Declarative base of all tables."""
+
+
+# Rows stay readable after a commit, so that no connection is held while bytes travel to S3.
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+
+
+class UploadStatus(enum.StrEnum):
+    """Where an upload stands. COMPLETE is final."""
+
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    COMPLETE = "COMPLETE"
+    ERROR = "ERROR"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time, in UTC on both sides; SQLite itself keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is not None:
+            return value and value.astimezone(UTC)
+        return value.replace(tzinfo=UTC)
+
+
+def init_app(app: Flask, uri: str, survive_power_loss: bool) -> None:
+    """Bind the database to the app; connects on first use.
+
+    Args:
+        app: the app.
+        uri: SQLAlchemy's address of the database.
+        survive_power_loss: whether SQLite must reach the disk on every commit.
+    """
+    sqlite = uri.startswith("sqlite")
+    app.config["SQLALCHEMY_DATABASE_URI"] = uri
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+        "pool_size": 10,
+        "max_overflow": 10,
+        "pool_timeout": POOL_SECONDS,
+        "pool_pre_ping": not sqlite,
+    }
+    db.init_app(app)
+    if sqlite:
+        with app.app_context():
+            event.listen(db.engine, "connect", _tune_sqlite(survive_power_loss))
+
+
+def _tune_sqlite(survive_power_loss: bool) -> Callable[[DBAPIConnection, object], None]:
+    """Let readers and one writer work at once, and writers wait for each other.
+
+    Source: https://www.sqlite.org/wal.html; in WAL mode, synchronous=NORMAL survives a killed process but may
+    lose the last commits to a power loss.
+    """
+
+    def tune(connection: DBAPIConnection, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if survive_power_loss else 'NORMAL'}")
+        cursor.close()
+
+    return tune
+
+
+def utcnow() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """Make a File id that nobody can guess."""
+    return secrets.token_hex(16)
+
+
+class File(db.Model):  # type: ignore[name-defined,misc]
+    """One upload. Its status changes only by the moves below, each one conditional UPDATE.
+
+    PENDING -> PROCESSING -> COMPLETE | ERROR; PROCESSING -> PENDING when a lease has run out or a retry is due.
+    """
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_upload_status_due_at", "upload_status", "due_at"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(String(255), unique=True)
+    mode: Mapped[str] = mapped_column(String(16))
+    size: Mapped[int] = mapped_column(BigInteger)
+    content_type: Mapped[str] = mapped_column(String(255))
+    crc64nvme: Mapped[str] = mapped_column(String(12))
+    """Base64 of the CRC64NVME of what was received, as S3 writes it."""
+    spool_id: Mapped[str] = mapped_column(String(32))
+    """Identity of the spool in which the bytes rest."""
+    due_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    """When the sweep may take the row: the end of a lease while PROCESSING, the next try while PENDING."""
+    upload_status: Mapped[UploadStatus] = mapped_column(
+        Enum(UploadStatus, native_enum=False, length=16, create_constraint=False),
+        default=UploadStatus.PENDING,
+    )
+    url: Mapped[str | None] = mapped_column(Text)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    attempts: Mapped[int] = mapped_column(default=0)
+    error: Mapped[str | None] = mapped_column(Text)
+    lease_owner: Mapped[str | None] = mapped_column(String(32))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
+    completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    @classmethod
+    def find(cls, file_id: str) -> Self | None:
+        """Read the row as it is now; holds no connection afterwards."""
+        row = db.session.get(cls, file_id, populate_existing=True)
+        db.session.commit()
+        return row
+
+    @classmethod
+    def claim(cls, file_id: str, owner: str, lease_seconds: float) -> Self | None:
+        """Take the row for one run: PENDING, or PROCESSING with a lease that has run out.
+
+        Args:
+            file_id: the row.
+            owner: a name that is new for every run.
+            lease_seconds: how long the run may stay silent.
+
+        Returns:
+            The claimed row, or None if another run has it, or there is nothing left to do.
+        """
+        now = utcnow()
+        lease_is_over = and_(cls.upload_status == UploadStatus.PROCESSING, cls.due_at <= now)
+        claimed = cls._move(
+            [cls.id == file_id, or_(cls.upload_status == UploadStatus.PENDING, lease_is_over)],
+            upload_status=UploadStatus.PROCESSING,
+            lease_owner=owner,
+            due_at=now + timedelta(seconds=lease_seconds),
+            attempts=cls.attempts + 1,
+        )
+        return cls.find(file_id) if claimed else None
+
+    @classmethod
+    def renew(cls, file_id: str, owner: str, lease_seconds: float) -> bool:
+        """Prolong the run's lease from now; False if the run has lost it."""
+        return cls._move(cls._held_by(file_id, owner), due_at=utcnow() + timedelta(seconds=lease_seconds))
+
+    @classmethod
+    def complete(cls, file_id: str, owner: str, url: str, sha256: str) -> bool:
+        """PROCESSING -> COMPLETE; False if the run has lost its lease."""
+        return cls._move(
+            cls._held_by(file_id, owner),
+            upload_status=UploadStatus.COMPLETE,
+            url=url,
+            sha256=sha256,
+            error=None,
+            lease_owner=None,
+            completed_at=utcnow(),
+        )
+
+    @classmethod
+    def fail(cls, file_id: str, owner: str, error: str) -> bool:
+        """PROCESSING -> ERROR, with a reason a client may read; False if the run has lost its lease."""
+        return cls._move(
+            cls._held_by(file_id, owner),
+            upload_status=UploadStatus.ERROR,
+            error=error,
+            lease_owner=None,
+        )
+
+    @classmethod
+    def oldest_undelivered(cls) -> datetime | None:
+        """When the oldest row that is still PENDING or PROCESSING was created."""
+        undelivered = cls.upload_status.in_([UploadStatus.PENDING, UploadStatus.PROCESSING])
+        return db.session.scalar(select(func.min(cls.created_at)).where(undelivered))
+
+    @classmethod
+    def _held_by(cls, file_id: str, owner: str) -> list[ColumnElement[bool]]:
+        return [
+            cls.id == file_id,
+            cls.lease_owner == owner,
+            cls.upload_status == UploadStatus.PROCESSING,
+        ]
+
+    @classmethod
+    def _move(cls, where: Sequence[ColumnElement[bool]], **values: Any) -> bool:
+        statement = update(cls).where(*where).values(**values)
+        moved = db.session.execute(statement, execution_options={"synchronize_session": False})
+        db.session.commit()
+        return cast("CursorResult[Any]", moved).rowcount == 1

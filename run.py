@@ -1,0 +1,136 @@
+"""`make run`: the whole service on this machine, with embedded servers for what is not configured."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import load_dotenv
+from honcho import manager as honcho
+
+import embedded
+from config import Config, ConfigError
+
+READY_SECONDS = 60
+STOP_SECONDS = 20  # gunicorn and Celery may finish what runs; honcho kills after this
+S3_PORT = 8333
+REDIS_PORT = 6390
+BUCKET = "ferryman"
+
+
+class Manager(honcho.Manager):  # type: ignore[misc]
+    """honcho's manager, made safe to stop while its processes are still being started."""
+
+    def terminate(self) -> None:
+        """Stop every process, as soon as all of them have one to stop."""
+        if self._all_started():
+            super().terminate()
+        else:
+            threading.Timer(0.1, self.terminate).start()
+
+
+def main() -> int:
+    """Start everything, say when it is ready, and stop everything at the end."""
+    load_dotenv()
+    port = os.environ.get("PORT") or "5000"
+    if not (port.isdecimal() and 0 < int(port) < 65536):
+        return _refuse(f"PORT must be a port number, not {port!r}")
+    data = Path(os.environ.get("DATA_DIR") or "var").resolve()
+    if not embedded.is_free(int(port)):
+        return _refuse(f"port {port} is taken; choose another, as in: make run PORT={int(port) + 1}")
+    try:
+        servers, settings = _embedded_parts(os.environ, data)
+        Config.from_mapping({**os.environ, **settings})
+    except (ConfigError, OSError) as error:
+        return _refuse(str(error))
+    honcho.KILL_WAIT = STOP_SECONDS
+    manager = Manager()
+    environment = {**os.environ, **settings, "PORT": port, "PYTHONUNBUFFERED": "1"}
+    for name, server in servers.items():
+        log = shlex.quote(str(data / f"{name}.log"))
+        command = f"exec {shlex.join(server.command)} >>{log} 2>&1"
+        manager.add_process(name, command, env={**os.environ, **server.environment})
+    manager.add_process("web", _web_command("s3" in servers), env=environment)
+    manager.add_process("worker", f"exec {_python()} -m celery -A worker worker -l INFO", env=environment)
+    threading.Thread(target=_announce, args=(f"http://localhost:{port}",), daemon=True).start()
+    manager.loop()
+    stopped_by_user = manager.returncode in (130, 143)
+    return 0 if stopped_by_user else 1
+
+
+def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embedded.Server], dict[str, str]]:
+    """Choose what to embed: whatever has no address in the environment."""
+    data.mkdir(parents=True, exist_ok=True)
+    servers: dict[str, embedded.Server] = {}
+    settings = {"SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
+    if not env.get("SQLALCHEMY_DATABASE_URI"):
+        settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{data / 'ferryman.db'}"
+    if not env.get("CELERY_BROKER_URL"):
+        port = next(port for port in range(REDIS_PORT, REDIS_PORT + 1000) if embedded.is_free(port))
+        servers["redis"] = embedded.valkey(data / "redis", port)
+        settings["CELERY_BROKER_URL"] = f"redis://{embedded.LOOPBACK}:{port}/0"
+    if not env.get("S3_BUCKET_NAME") and not env.get("S3_ENDPOINT_URL"):
+        port = embedded.seaweed_port(S3_PORT)
+        secret = _kept_secret(data / "s3-secret")
+        servers["s3"] = embedded.seaweed(data / "s3", port, BUCKET, secret)
+        settings["S3_ENDPOINT_URL"] = f"http://{embedded.LOOPBACK}:{port}"
+        settings |= {"S3_BUCKET_NAME": BUCKET, "AWS_ACCESS_KEY": BUCKET, "AWS_ACCESS_SECRET": secret}
+    return servers, settings
+
+
+def _kept_secret(path: Path) -> str:
+    """Make the embedded store's secret at the first start, for its owner's eyes only."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(20))
+    return path.read_text()
+
+
+def _web_command(own_bucket: bool) -> str:
+    flask = f"{_python()} -m flask --app app"
+    steps = [f"{flask} db upgrade"]
+    if own_bucket:
+        steps.append(f"{flask} create-bucket --public-read --wait {READY_SECONDS}")
+    steps.append(f"exec {_python()} -m gunicorn -c gunicorn.conf.py 'app:create_app()'")
+    return " && ".join(steps)
+
+
+def _python() -> str:
+    return shlex.quote(sys.executable)
+
+
+def _announce(address: str) -> None:
+    """Print the address when the service is ready."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{address}/readyz", timeout=5).close()  # noqa: S310
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+        else:
+            _say(f"\nFerryman is ready: {address}   (Ctrl-C stops it)\n")
+            _say(f"  curl -i -F file=@README.md {address}/async_upload\n")
+            return
+    _say(f"Ferryman is not ready after {READY_SECONDS} s; see {address}/readyz and the logs above.")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"make run: {reason}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

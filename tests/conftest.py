@@ -1,0 +1,106 @@
+"""Fixtures: one S3 server and one Redis for all tests; a database, a spool and an app for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from config import Config
+from models import db
+from store import Store
+from tests.stack import PostgresServer, RedisServer, S3Server
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+
+@pytest.fixture(scope="session")
+def server_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("servers")
+
+
+AnyServer = TypeVar("AnyServer", S3Server, RedisServer, PostgresServer)
+
+
+def running(service: AnyServer) -> Iterator[AnyServer]:
+    service.start()
+    try:
+        service.wait()
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(server_dir: Path) -> Iterator[S3Server]:
+    yield from running(S3Server(server_dir))
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_dir: Path) -> Iterator[RedisServer]:
+    yield from running(RedisServer(server_dir))
+
+
+@pytest.fixture(scope="session")
+def postgres(server_dir: Path) -> Iterator[PostgresServer]:
+    yield from running(PostgresServer(server_dir))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'files.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database(uuid4().hex)
+
+
+@pytest.fixture
+def env(s3: S3Server, redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+    """Settings of a whole service on real parts, with SQLite."""
+    return {
+        **s3.settings,
+        **redis_server.settings,
+        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'files.db'}",
+        "SPOOL_DIR": str(tmp_path / "spool"),
+    }
+
+
+@pytest.fixture
+def app(env: dict[str, str]) -> Iterator[Flask]:
+    """The app on real parts."""
+    yield from made_app(env)
+
+
+def made_app(env: dict[str, str]) -> Iterator[Flask]:
+    app = create_app(env)
+    with app.app_context():
+        db.create_all()
+    yield app
+    app.extensions["ferryman"].pool.shutdown()
+    app.extensions["ferryman"].celery.close()
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> S3Client:
+    """The boto3 client of the service, for looking into the bucket."""
+    return Store(Config.from_mapping(s3.settings)).client
+
+
+@pytest.fixture
+def spool_dir(env: dict[str, str]) -> Path:
+    return Path(env["SPOOL_DIR"])

@@ -1,0 +1,83 @@
+"""Settings: strict, and naming the variable that is wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from config import Config, ConfigError
+from tests.stack import ROOT
+
+NEEDED = {"S3_BUCKET_NAME": "bucket"}
+
+
+def test_only_the_bucket_is_needed() -> None:
+    config = Config.from_mapping(NEEDED)
+    assert config.S3_BUCKET_BASE_URL == "https://bucket.s3.us-east-1.amazonaws.com"
+    assert config.CELERY_INLINE_MAX_BYTES == 1024 * 1024
+
+
+def test_an_endpoint_makes_the_base_url() -> None:
+    config = Config.from_mapping({**NEEDED, "S3_ENDPOINT_URL": "http://localhost:8333/"})
+    assert config.S3_BUCKET_BASE_URL == "http://localhost:8333/bucket"
+
+
+def test_values_are_cast(tmp_path: Path) -> None:
+    config = Config.from_mapping(
+        {
+            **NEEDED,
+            "SPOOL_DIR": str(tmp_path),
+            "SPOOL_FSYNC": "True",
+            "UPLOAD_THREADS": "7",
+            "ALLOWED_CONTENT_TYPES": "image/*, text/csv",
+        }
+    )
+    assert tmp_path == config.SPOOL_DIR
+    assert config.SPOOL_FSYNC is True
+    assert config.UPLOAD_THREADS == 7
+    assert config.ALLOWED_CONTENT_TYPES == ("image/*", "text/csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("S3_BUCKET_NAME", ""),
+        ("SPOOL_FSYNC", "yes please"),
+        ("UPLOAD_THREADS", "four"),
+        ("UPLOAD_THREADS", "0"),
+        ("UPLOAD_THREADS", "-1"),
+        ("UPLOAD_THREADS", "\u0661"),
+        ("LEASE_SECONDS", "1.5"),
+        ("MAX_CONTENT_LENGTH", "10MB"),
+        ("AWS_ACCESS_KEY", "only-the-key"),
+        ("AWS_ACCESS_SECRET", "only-the-secret"),
+    ],
+)
+def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Config.from_mapping({**NEEDED, name: value})
+
+
+def test_secrets_do_not_show() -> None:
+    secrets = {
+        "AWS_ACCESS_KEY": "k",
+        "AWS_ACCESS_SECRET": "s3cret",
+        "SQLALCHEMY_DATABASE_URI": "postgresql://u:s3cret@h/d",
+        "CELERY_BROKER_URL": "redis://:s3cret@h",
+        "CELERY_RESULT_BACKEND": "redis://:s3cret@h",
+    }
+    assert "s3cret" not in repr(Config.from_mapping({**NEEDED, **secrets}))
+
+
+def test_the_example_has_every_setting_with_its_default() -> None:
+    example = (ROOT / ".env.example").read_text()
+    defaults = Config.from_mapping(NEEDED)
+    for setting in fields(Config):
+        line = re.search(rf"^(# )?{setting.name}=(.*)$", example, re.MULTILINE)
+        assert line, f"{setting.name} is not in .env.example"
+        shown, default = line.group(2), getattr(defaults, setting.name)
+        if isinstance(default, bool | int):
+            assert shown == str(default).lower(), setting.name

@@ -1,0 +1,103 @@
+"""The spool keeps what it was told to keep, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from errors import Busy
+from spool import Spool
+
+ID = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+def files(spool: Spool) -> list[str]:
+    return sorted(name for name in os.listdir(spool.folder) if name != "spool-id")
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+def test_a_kept_file_can_be_read(tmp_path: Path, fsync: bool) -> None:
+    spool = Spool(tmp_path / "spool", fsync)
+    with spool.receive(ID) as incoming:
+        incoming.write(b"hello ")
+        incoming.write(b"world")
+        assert files(spool) == [f"{ID}.part"]
+        incoming.keep()
+    assert incoming.size == 11
+    assert files(spool) == [ID]
+    with spool.open(ID) as file:
+        assert file.read() == b"hello world"
+
+
+def test_the_checksum_is_the_one_s3_uses(spool: Spool) -> None:
+    """The check value of CRC-64/NVME for "123456789" is ae8b14860a799888 in the catalogue of CRC algorithms."""
+    with spool.receive(ID) as incoming:
+        incoming.write(b"1234")
+        incoming.write(b"56789")
+        incoming.keep()
+    assert base64.b64decode(incoming.crc64nvme).hex() == "ae8b14860a799888"
+
+
+@pytest.mark.parametrize("after_keep", [False, True])
+def test_a_failure_leaves_nothing(spool: Spool, after_keep: bool) -> None:
+    with pytest.raises(RuntimeError), spool.receive(ID) as incoming:  # noqa: PT012
+        incoming.write(b"hello")
+        if after_keep:
+            incoming.keep()
+        raise RuntimeError
+    assert files(spool) == []
+
+
+def test_a_dropped_file_is_gone_and_may_be_dropped_again(spool: Spool) -> None:
+    with spool.receive(ID) as incoming:
+        incoming.keep()
+    spool.drop(ID)
+    spool.drop(ID)
+    with pytest.raises(FileNotFoundError):
+        spool.open(ID)
+
+
+@pytest.mark.parametrize("file_id", ["", "../x", "a/b", "spool-id", ID.upper(), ID + "\n"])
+def test_only_a_file_id_names_a_file(spool: Spool, file_id: str) -> None:
+    with pytest.raises(ValueError, match="File id"):
+        spool.open(file_id)
+
+
+def test_its_identity_moves_with_the_folder(spool: Spool, tmp_path: Path) -> None:
+    assert Spool(spool.folder).id == spool.id
+    assert Spool(tmp_path / "another").id != spool.id
+    moved = spool.folder.rename(tmp_path / "moved")
+    assert Spool(moved).id == spool.id
+
+
+def test_it_is_for_its_owner_only(spool: Spool) -> None:
+    assert spool.folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture
+def _small_disk() -> Iterator[None]:
+    """Let no file of this process grow over 4 KiB; the kernel then answers EFBIG."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, old)
+
+
+@pytest.mark.usefixtures("_small_disk")
+def test_a_file_that_cannot_grow_is_no_room(spool: Spool) -> None:
+    with pytest.raises(Busy), spool.receive(ID) as incoming:
+        incoming.write(b"x" * 5000)
+    assert files(spool) == []
