@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
@@ -65,14 +66,26 @@ def free_port() -> int:
 def seaweed_port(preferred: int | None = None) -> int:
     """The first of the free ports that SeaweedFS needs: from `preferred` on, or at random.
 
-    Its sockets under /tmp are named by port, and one left there by another user would keep it from starting.
+    Its sockets under /tmp are named by port, and one left there by another user keeps it from starting.
     """
     for port in _candidates() if preferred is None else range(preferred, preferred + 1000, 10):
-        own = range(port, port + SEAWEED_PORTS)
-        left = any(Path("/tmp").glob(f"seaweedfs-*-{port}.sock"))  # noqa: S108
-        if not left and _bindable([*own, *(number + SEAWEED_GRPC_OFFSET for number in own)]):
+        sockets = Path("/tmp").glob(f"seaweedfs-*-{port}.sock")  # noqa: S108
+        foreign = any(socket.stat().st_uid != os.getuid() for socket in sockets)
+        if not foreign and _bindable(_seaweed_ports(port)):
             return port
     raise OSError("there are no free ports for SeaweedFS")
+
+
+def remove_seaweed_sockets(port: int) -> None:
+    """Remove what a SeaweedFS on these ports left under /tmp."""
+    for number in _seaweed_ports(port):
+        for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108
+            left.unlink(missing_ok=True)
+
+
+def _seaweed_ports(port: int) -> list[int]:
+    own = range(port, port + SEAWEED_PORTS)
+    return [*own, *(number + SEAWEED_GRPC_OFFSET for number in own)]
 
 
 def _candidates() -> list[int]:

@@ -62,6 +62,8 @@ def main() -> int:
     manager.add_process("worker", f"exec {_python()} -m celery -A worker worker -l INFO", env=environment)
     threading.Thread(target=_announce, args=(f"http://localhost:{port}",), daemon=True).start()
     manager.loop()
+    if "s3" in servers:
+        embedded.remove_seaweed_sockets(int((data / "s3-port").read_text()))
     stopped_by_user = manager.returncode in (130, 143)
     return 0 if stopped_by_user else 1
 
@@ -78,19 +80,22 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embed
         servers["redis"] = embedded.valkey(data / "redis", port)
         settings["CELERY_BROKER_URL"] = f"redis://{embedded.LOOPBACK}:{port}/0"
     if not env.get("S3_BUCKET_NAME") and not env.get("S3_ENDPOINT_URL"):
-        port = embedded.seaweed_port(S3_PORT)
-        secret = _kept_secret(data / "s3-secret")
+        # The rows hold urls with this port, so it stays as long as it is free.
+        last_port = int(_kept(data / "s3-port", str(S3_PORT)))
+        port = embedded.seaweed_port(last_port)
+        (data / "s3-port").write_text(str(port))
+        secret = _kept(data / "s3-secret", secrets.token_hex(20))
         servers["s3"] = embedded.seaweed(data / "s3", port, BUCKET, secret)
         settings["S3_ENDPOINT_URL"] = f"http://{embedded.LOOPBACK}:{port}"
         settings |= {"S3_BUCKET_NAME": BUCKET, "AWS_ACCESS_KEY": BUCKET, "AWS_ACCESS_SECRET": secret}
     return servers, settings
 
 
-def _kept_secret(path: Path) -> str:
-    """Make the embedded store's secret at the first start, for its owner's eyes only."""
+def _kept(path: Path, first: str) -> str:
+    """Read what an earlier start left, for its owner's eyes only; at the first start, leave it."""
     if not path.exists():
         path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(20))
+        path.write_text(first)
     return path.read_text()
 
 

@@ -114,6 +114,12 @@ class S3Server(Service):
             "AWS_ACCESS_SECRET": SECRET,
         }
 
+    def stop(self, seconds: float = 20) -> int:
+        """Stop it, and remove what it leaves outside its folder."""
+        code = super().stop(seconds)
+        embedded.remove_seaweed_sockets(self.port)
+        return code
+
     def wait(self) -> None:
         """Wait until it takes a request, and has the bucket."""
         wait_for(self._has_bucket, what="bucket")

@@ -53,11 +53,12 @@ def test_the_index_names_every_endpoint(app: Flask, client: FlaskClient) -> None
     ],
 )
 def test_the_name_stays_as_it_was_sent(client: FlaskClient, name: str) -> None:
-    sent = name.replace("\\", "\\\\").replace('"', "%22")
+    sent = name.replace('"', "%22")
     body = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{sent}"\r\n\r\nx\r\n--b--\r\n'
-    answer = client.post("/normal_upload", data=body.encode(), content_type="multipart/form-data; boundary=b")
+    kind = "multipart/form-data; boundary=b"
+    answer: Any = client.post("/normal_upload", data=body.encode(), content_type=kind)
     assert answer.status_code == 201, answer.text
-    assert answer.json["name"].replace("\\\\", "\\") == name
+    assert answer.json["name"] == name
     assert "/" not in answer.json["key"]
     assert answer.json["key"].isascii()
     assert read(client, answer.headers["Location"]) == answer.json

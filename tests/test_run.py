@@ -1,0 +1,157 @@
+"""`make run` as a user meets it: starts, says so, works when pasted, stops all it started."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+
+import embedded
+from tests.stack import ROOT, wait_for
+
+
+class Run:
+    """run.py with its own data folder and port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.port = embedded.free_port()
+        self.log = folder / "run.log"
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PORT": str(self.port),
+            "DATA_DIR": str(self.data),
+        }
+
+    def start(self, **settings: str) -> subprocess.Popen[bytes]:
+        self.log.write_bytes(b"")
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "run.py"], cwd=ROOT, env={**self.env, **settings}, stdout=output, stderr=output
+            )
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def processes(self) -> list[str]:
+        """Every process that carries our data folder in its environment or command."""
+        mark = str(self.data).encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                if int(entry.name) != os.getpid() and mark in text:
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    run = Run(tmp_path)
+    yield run
+    subprocess.run(["pkill", "-KILL", "-f", str(run.data)], check=False)
+
+
+def is_ready(run: Run, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, run.text()
+    return "Ferryman is ready" in run.text()
+
+
+def test_it_starts_works_stops_and_starts_again_with_its_data(run: Run) -> None:
+    first = run.start()
+    wait_for(lambda: is_ready(run, first), 60, "ready line")
+    address = f"http://localhost:{run.port}"
+    assert address in run.text()
+    row = upload_as_printed(run)
+    wait_for(lambda: requests.get(address + row, timeout=5).json()["upload_status"] == "COMPLETE")
+    answer = requests.post(f"{address}/celery_upload", files={"file": ("a.txt", b"hello")}, timeout=5)
+    celery_row = answer.headers["Location"]
+    wait_for(lambda: requests.get(address + celery_row, timeout=5).json()["upload_status"] == "COMPLETE")
+
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 0
+    assert run.processes() == []
+
+    started = time.monotonic()
+    second = run.start()
+    wait_for(lambda: is_ready(run, second), 60, "second ready line")
+    assert time.monotonic() - started < 10
+    found = requests.get(address + row, timeout=5).json()
+    content = requests.get(found["url"], timeout=5)
+    assert content.content == (ROOT / "README.md").read_bytes()
+    second.terminate()
+    assert second.wait(30) == 0
+    assert run.processes() == []
+
+
+def upload_as_printed(run: Run) -> str:
+    """Paste the printed curl line into a shell; the answer is the File's path."""
+    command = re.search(r"^ +(curl .*)$", run.text(), re.MULTILINE)
+    assert command
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed, so the printed line cannot be pasted")
+    answer = subprocess.run(["sh", "-c", command[1]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert " 202 " in answer
+    location = re.search(r"^Location: (\S+)", answer, re.MULTILINE)
+    assert location
+    return location[1]
+
+
+def test_a_part_that_dies_ends_it_and_nothing_stays(run: Run) -> None:
+    process = run.start()
+    wait_for(lambda: is_ready(run, process), 60, "ready line")
+    subprocess.run(["pkill", "-KILL", "-f", f"valkey.*{run.data}"], check=False)
+    subprocess.run(["pkill", "-KILL", "-f", f"weed.*{run.data}"], check=True)
+    assert process.wait(40) == 1
+    assert run.processes() == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6, 1.5])
+def test_it_can_be_stopped_while_it_starts(run: Run, delay: float) -> None:
+    process = run.start()
+    time.sleep(delay)
+    process.terminate()
+    process.wait(30)
+    wait_for(lambda: run.processes() == [], 10, "end of all processes")
+
+
+def test_a_start_that_fails_stops_what_it_started(run: Run) -> None:
+    process = run.start(SQLALCHEMY_DATABASE_URI="sqlite:////no/such/folder/files.db")
+    assert process.wait(60) == 1
+    assert "unable to open database file" in run.text()
+    assert run.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("LEASE_SECONDS", "soon", "LEASE_SECONDS must be a whole number"),
+        ("PORT", "http", "PORT must be a port number"),
+        ("S3_ENDPOINT_URL", "http://127.0.0.1:9", "S3_BUCKET_NAME is missing"),
+        ("DATA_DIR", "/proc/no", "/proc/no"),
+    ],
+)
+def test_a_broken_setting_ends_it_with_one_line(run: Run, setting: str, value: str, said: str) -> None:
+    assert run.start(**{setting: value}).wait(20) == 2
+    assert said in run.text()
+    assert len(run.text().splitlines()) == 1
+
+
+def test_a_taken_port_ends_it_with_one_line(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", run.port)):
+        assert run.start().wait(20) == 2
+    assert run.text() == (
+        f"make run: port {run.port} is taken; choose another, as in: make run PORT={run.port + 1}\n"
+    )
