@@ -14,7 +14,7 @@ import errors
 import health
 import models
 import routes
-import tasks
+import services
 from config import Config
 
 
@@ -39,7 +39,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     app.json = JSONProvider(app)
     models.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC)
     Migrate(app, models.db)
-    tasks.init_app(app, config)
+    services.init_app(app, config)
     errors.init_app(app)
     app.register_blueprint(routes.bp)
     app.register_blueprint(health.bp)

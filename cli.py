@@ -1,20 +1,26 @@
-"""Commands for whoever runs the service: `flask create-bucket`."""
+"""Commands for whoever runs the service: `flask create-bucket`, `reconcile`, `s3-doctor`, `set-lifecycle`."""
 
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import click
 from flask import Flask
 from flask.cli import with_appcontext
 
+import bucket
+from config import CHECKSUM_MODES
+from doctor import examine
 from errors import StoreError
-from tasks import services
+from reconcile import findings
+from services import services
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
-    app.cli.add_command(create_bucket)
+    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile):
+        app.cli.add_command(command)
 
 
 @click.command("create-bucket")
@@ -23,12 +29,68 @@ def init_app(app: Flask) -> None:
 @with_appcontext
 def create_bucket(public_read: bool, wait: float) -> None:
     """Make the bucket, unless it is there."""
+    ferry = services()
     deadline = time.monotonic() + wait
     while True:
         try:
-            services().store.make_bucket(public_read)
+            bucket.make(ferry.store, ferry.config.AWS_REGION, public_read)
             return
         except StoreError as error:
             if time.monotonic() >= deadline:
                 raise click.ClickException(error.detail) from error
             time.sleep(0.2)
+
+
+@click.command("set-lifecycle")
+@click.option("--days", default=7, show_default=True, type=click.IntRange(1), help="Age of the abandoned.")
+@with_appcontext
+def set_lifecycle(days: int) -> None:
+    """Let S3 itself abort multipart uploads that were abandoned."""
+    ferry = services()
+    try:
+        bucket.set_lifecycle(ferry.store, ferry.config.S3_KEY_PREFIX, days)
+    except StoreError as error:
+        raise click.ClickException(error.detail) from error
+
+
+@click.command("s3-doctor")
+@with_appcontext
+def s3_doctor() -> None:
+    """Try what the bucket really does, and tell which S3_CHECKSUM_MODE is safe."""
+    config = services().config
+    for mode in CHECKSUM_MODES:
+        click.echo(f"S3_CHECKSUM_MODE={mode}")
+        try:
+            probes = []
+            for probe in examine(config, mode):
+                probes.append(probe)
+                click.echo(f"  {'yes' if probe.passed else 'NO ':3}  {probe.question}")
+        except StoreError as error:
+            raise click.ClickException(error.detail) from error
+        if all(probe.passed for probe in probes):
+            click.echo(f"Safe: S3_CHECKSUM_MODE={mode}")
+            return
+    raise click.ClickException("No mode is safe with this store.")
+
+
+@click.command("reconcile")
+@click.option("--apply", is_flag=True, help="Mend what can be mended, instead of only reporting it.")
+@click.option("--grace", default=3600, show_default=True, metavar="SECONDS", help="Leave alone what is younger.")
+@with_appcontext
+def reconcile(apply: bool, grace: int) -> None:
+    """Tell where spool, database and bucket disagree."""
+    count = 0
+    try:
+        for finding in list(findings(timedelta(seconds=grace))):
+            count += 1
+            if finding.mend is None:
+                outcome = "look at it"
+            elif apply:
+                finding.mend()
+                outcome = "mended"
+            else:
+                outcome = "would be mended by --apply"
+            click.echo(f"{finding.kind}: {finding.name} ({outcome})")
+    except StoreError as error:
+        raise click.ClickException(error.detail) from error
+    click.echo(f"{count} found.")

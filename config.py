@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -14,6 +14,8 @@ from kombu import Queue
 KIB = 1024
 MIB = 1024 * KIB
 DEFAULT_QUEUE = "ferryman"
+PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
+CHECKSUM_MODES = ("crc64nvme", "readback")
 
 
 class ConfigError(ValueError):
@@ -57,19 +59,26 @@ class Config:
     S3_BUCKET_NAME: str
     S3_BUCKET_BASE_URL: str = ""
     S3_ENDPOINT_URL: str | None = None
+    S3_KEY_PREFIX: str = ""
+    S3_CHECKSUM_MODE: str = field(default="crc64nvme", metadata={"choices": CHECKSUM_MODES})
     AWS_REGION: str = "us-east-1"
     AWS_ACCESS_KEY: str | None = None
     AWS_ACCESS_SECRET: str | None = field(default=None, repr=False)
     SQLALCHEMY_DATABASE_URI: str = field(default=f"sqlite:///{Path('var/ferryman.db').resolve()}", repr=False)
     CELERY_BROKER_URL: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     CELERY_RESULT_BACKEND: str | None = field(default=None, repr=False)
-    CELERY_INLINE_MAX_BYTES: int = _at_least(0, 1 * MIB)
+    CELERY_INLINE_MAX_BYTES: int = _at_least(0, 256 * KIB)
     MAX_CONTENT_LENGTH: int = _at_least(1, 5 * 1024 * MIB)
     ALLOWED_CONTENT_TYPES: tuple[str, ...] = ()
     SPOOL_DIR: Path = field(default=Path("var/spool").resolve())
+    SPOOL_MAX_BYTES: int = _at_least(0, 10 * 1024 * MIB)
     SPOOL_FSYNC: bool = False
     UPLOAD_THREADS: int = _at_least(1, 4)
+    UPLOAD_BACKLOG: int = _at_least(1, 1000)
     LEASE_SECONDS: int = _at_least(1, 30)
+    MAX_ATTEMPTS: int = _at_least(1, 500)
+    RETRY_WINDOW_SECONDS: int = _at_least(0, 24 * 3600)
+    ERROR_RETENTION_SECONDS: int = _at_least(0, 7 * 24 * 3600)
 
     @classmethod
     def from_mapping(cls, source: Mapping[str, str]) -> Self:
@@ -83,11 +92,7 @@ class Config:
         for setting in fields(cls):
             text = source.get(setting.name, "")
             if text:
-                cast = CASTS.get(hints[setting.name], str)
-                values[setting.name] = _cast(setting.name, text, cast)
-                minimum = setting.metadata.get("minimum", 0)
-                if isinstance(values[setting.name], int) and values[setting.name] < minimum:
-                    raise ConfigError(f"{setting.name} must be at least {minimum}, not {text}.")
+                values[setting.name] = _cast(setting, text, CASTS.get(hints[setting.name], str))
             elif setting.default is MISSING:
                 raise ConfigError(f"{setting.name} is missing, and has no default.")
         return cls(**values)
@@ -95,6 +100,8 @@ class Config:
     def __post_init__(self) -> None:
         if bool(self.AWS_ACCESS_KEY) != bool(self.AWS_ACCESS_SECRET):
             raise ConfigError("AWS_ACCESS_KEY and AWS_ACCESS_SECRET must be set together.")
+        if self.S3_KEY_PREFIX and not PREFIX.fullmatch(self.S3_KEY_PREFIX):
+            raise ConfigError("S3_KEY_PREFIX must be folders such as uploads/ with a slash at the end.")
         if not self.S3_BUCKET_BASE_URL:
             object.__setattr__(self, "S3_BUCKET_BASE_URL", self._bucket_address())
 
@@ -104,11 +111,17 @@ class Config:
         return f"https://{self.S3_BUCKET_NAME}.s3.{self.AWS_REGION}.amazonaws.com"
 
 
-def _cast(name: str, text: str, cast: Callable[[str], Any]) -> Any:
+def _cast(setting: Field[Any], text: str, cast: Callable[[str], Any]) -> Any:
     try:
-        return cast(text)
+        value = cast(text)
     except ValueError as error:
-        raise ConfigError(f"{name} must be {error}, not {text!r}.") from None
+        raise ConfigError(f"{setting.name} must be {error}, not {text!r}.") from None
+    if "minimum" in setting.metadata and value < setting.metadata["minimum"]:
+        raise ConfigError(f"{setting.name} must be at least {setting.metadata['minimum']}, not {text}.")
+    if "choices" in setting.metadata and value not in setting.metadata["choices"]:
+        known = ", ".join(setting.metadata["choices"])
+        raise ConfigError(f"{setting.name} must be one of {known}, not {text!r}.")
+    return value
 
 
 def spool_queue(spool_id: str) -> str:
@@ -149,6 +162,8 @@ def make_celery(config: Config, spool_id: str, task_class: type[Task[..., Any]] 
             "socket_timeout": 3,
             "max_retries": 0,
         },
+        # After TERM a worker may finish for so long; what is left goes back to the queue.
+        worker_soft_shutdown_timeout=10,
         worker_hijack_root_logger=False,
     )
     celery.set_default()

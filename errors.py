@@ -24,7 +24,6 @@ class UploadError(Exception):
     """
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    retry_after: int | None = None
 
     def __init__(self, detail: str, file_id: str | None = None) -> None:
         super().__init__(detail)
@@ -50,17 +49,36 @@ class UploadTooLarge(UploadError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class Conflict(UploadError):
+    """The File, or another request, is in a state that does not allow it."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class KeyReused(UploadError):
+    """An Idempotency-Key came again with another request."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class Busy(UploadError):
     """There is no room for the upload now; later there may be."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    retry_after = BUSY_RETRY_SECONDS
+
+
+class BytesLost(UploadError):
+    """The accepted bytes are not where they should be; no retry brings them back."""
 
 
 class StoreError(UploadError):
-    """S3 did not take the bytes."""
+    """S3 did not take the bytes now; a retry may heal it."""
 
     status = HTTPStatus.BAD_GATEWAY
+
+
+class StoreRefused(StoreError):
+    """S3 will not take the bytes, however often it is asked."""
 
 
 def problem(

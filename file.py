@@ -16,12 +16,16 @@ from typing import BinaryIO, NamedTuple
 
 from werkzeug.utils import secure_filename
 
-from errors import InvalidUpload, UnsupportedUpload
+from checksum import Crc64Nvme
+from config import MIB
+from errors import BytesLost, InvalidUpload, UnsupportedUpload
 from store import ObjectInfo, Progress, Store
 
 MAX_STEM = 100
 MAX_EXTENSION = 16
 MAX_CONTENT_TYPE = 255
+CHUNK_BYTES = 1 * MIB
+KEY = re.compile(r"\d{14}--.{1,100}-[0-9a-f]{16}\..{1,16}", re.ASCII)
 TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 MEDIA_TYPE = re.compile(rf'{TOKEN}/{TOKEN}(?:[ \t]*;[ \t]*{TOKEN}=(?:{TOKEN}|"[ !#-\[\]-~]*"))*', re.ASCII)
 """RFC 9110, section 8.3.1, without quoted pairs."""
@@ -56,6 +60,11 @@ def rename_file(filename: str, now: datetime | None = None) -> str:
     extension = secure_filename(extension.lower())[:MAX_EXTENSION] or "bin"
     timestamp = (now or datetime.now(UTC)).strftime("%Y%m%d%H%M%S")
     return f"{timestamp}--{stem}-{secrets.token_hex(8)}.{extension}"
+
+
+def is_own_key(key: str) -> bool:
+    """Whether `rename_file` could have made a key."""
+    return KEY.fullmatch(key) is not None
 
 
 def media_type(declared: str | None, filename: str, allowed: Sequence[str] = ()) -> str:
@@ -107,12 +116,19 @@ def upload_file(store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Pro
         on_progress: called with a number of bytes whenever so many more are sent.
 
     Raises:
+        BytesLost: the file's bytes are not those that were received.
         StoreError: S3 did not take the bytes.
     """
     with file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        sha256, crc, size = hashlib.sha256(), Crc64Nvme(), 0
+        while chunk := file.read(CHUNK_BYTES):
+            sha256.update(chunk)
+            crc.update(chunk)
+            size += len(chunk)
+        if (size, crc.text()) != (info.size, info.crc64nvme):
+            raise BytesLost("The bytes were damaged after they were received.")
         file.seek(0)
-        return Uploaded(store.put(file, info, on_progress), sha256)
+        return Uploaded(store.put(file, info, on_progress), sha256.hexdigest())
 
 
 def upload_file_from_stream(

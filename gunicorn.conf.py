@@ -5,6 +5,8 @@ from typing import Any
 
 from dotenv import load_dotenv
 
+from sweep import Sweeper
+
 load_dotenv()
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '5000')}"
@@ -25,8 +27,13 @@ accesslog = "-"
 control_socket_disable = True
 
 
+def post_worker_init(worker: Any) -> None:
+    """Sweep from the start of a process on: what an earlier one left is taken up at once."""
+    worker.sweeper = Sweeper(worker.app.callable)
+    worker.sweeper.start()
+
+
 def worker_exit(server: object, worker: Any) -> None:
-    """Finish the running deliveries of a process that stops; queued ones stay PENDING for the sweep."""
-    app = worker.app.callable
-    if app is not None:
-        app.extensions["ferryman"].pool.shutdown(cancel_futures=True)
+    """Let running deliveries finish, and give back what does not."""
+    if hasattr(worker, "sweeper"):
+        worker.sweeper.stop()

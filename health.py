@@ -12,9 +12,10 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+import bucket
 from errors import StoreError
 from models import File, db, utcnow
-from tasks import services
+from services import services
 
 log = logging.getLogger(__name__)
 bp = Blueprint("health", __name__)
@@ -33,7 +34,7 @@ def readyz() -> tuple[Response, HTTPStatus]:
     """Check database, bucket and broker, and tell how long the oldest undelivered file has waited."""
     checks = {
         "database": _passes(_check_database),
-        "bucket": _passes(services().store.check),
+        "bucket": _passes(_check_bucket),
         "broker": _passes(_check_broker),
     }
     ready = all(checks.values())
@@ -57,6 +58,10 @@ def _passes(check: Callable[[], None]) -> bool:
 
 def _check_database() -> None:
     db.session.execute(text("SELECT 1"))
+
+
+def _check_bucket() -> None:
+    bucket.check(services().store)
 
 
 def _check_broker() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Self, cast
 
 from flask import Flask
@@ -33,6 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 POOL_SECONDS = 5
 BUSY_SECONDS = 5
+BATCH = 500
 
 
 class Base(DeclarativeBase):
@@ -106,6 +108,13 @@ def _tune_sqlite(survive_power_loss: bool) -> Callable[[DBAPIConnection, object]
     return tune
 
 
+def batched(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Cut ids into lists that fit one statement."""
+    iterator = iter(ids)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
 def utcnow() -> datetime:
     """The present moment, in UTC."""
     return datetime.now(UTC)
@@ -137,6 +146,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     """Identity of the spool in which the bytes rest."""
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
     """When the sweep may take the row: the end of a lease while PROCESSING, the next try while PENDING."""
+    retry_until: Mapped[datetime] = mapped_column(UtcDateTime)
+    """When a failed delivery is given up."""
     upload_status: Mapped[UploadStatus] = mapped_column(
         Enum(UploadStatus, native_enum=False, length=16, create_constraint=False),
         default=UploadStatus.PENDING,
@@ -158,13 +169,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return row
 
     @classmethod
-    def claim(cls, file_id: str, owner: str, lease_seconds: float) -> Self | None:
+    def claim(cls, file_id: str, owner: str, lease_seconds: float, spool_id: str | None = None) -> Self | None:
         """Take the row for one run: PENDING, or PROCESSING with a lease that has run out.
 
         Args:
             file_id: the row.
             owner: a name that is new for every run.
             lease_seconds: how long the run may stay silent.
+            spool_id: the spool in which the bytes must be; None for a run that brings them itself.
 
         Returns:
             The claimed row, or None if another run has it, or there is nothing left to do.
@@ -172,7 +184,11 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         now = utcnow()
         lease_is_over = and_(cls.upload_status == UploadStatus.PROCESSING, cls.due_at <= now)
         claimed = cls._move(
-            [cls.id == file_id, or_(cls.upload_status == UploadStatus.PENDING, lease_is_over)],
+            [
+                cls.id == file_id,
+                or_(cls.upload_status == UploadStatus.PENDING, lease_is_over),
+                cls.spool_id == (spool_id or cls.spool_id),
+            ],
             upload_status=UploadStatus.PROCESSING,
             lease_owner=owner,
             due_at=now + timedelta(seconds=lease_seconds),
@@ -207,6 +223,51 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             error=error,
             lease_owner=None,
         )
+
+    @classmethod
+    def give_back(cls, file_id: str, owner: str, delay_seconds: float, error: str | None = None) -> bool:
+        """PROCESSING -> PENDING, to be tried again after a delay; False if the run has lost its lease."""
+        return cls._move(
+            cls._held_by(file_id, owner),
+            upload_status=UploadStatus.PENDING,
+            error=error,
+            lease_owner=None,
+            due_at=utcnow() + timedelta(seconds=delay_seconds),
+        )
+
+    @classmethod
+    def put_forward(cls, file_id: str) -> bool:
+        """Let the sweep take a PENDING row at once, because its hand-off came to nothing."""
+        return cls._move([cls.id == file_id, cls.upload_status == UploadStatus.PENDING], due_at=utcnow())
+
+    @classmethod
+    def retry(cls, file_id: str, window_seconds: float) -> bool:
+        """ERROR -> PENDING, as if it were new; False if it is not in ERROR."""
+        now = utcnow()
+        return cls._move(
+            [cls.id == file_id, cls.upload_status == UploadStatus.ERROR],
+            upload_status=UploadStatus.PENDING,
+            error=None,
+            attempts=0,
+            due_at=now,
+            retry_until=now + timedelta(seconds=window_seconds),
+        )
+
+    @classmethod
+    def due(cls, spool_id: str, limit: int) -> Sequence[str]:
+        """Ids of the rows of a spool that anyone may take, the longest due first."""
+        unfinished = cls.upload_status.in_([UploadStatus.PENDING, UploadStatus.PROCESSING])
+        statement = select(cls.id).where(unfinished, cls.spool_id == spool_id, cls.due_at <= utcnow())
+        ids = db.session.scalars(statement.order_by(cls.due_at).limit(limit)).all()
+        db.session.commit()
+        return ids
+
+    @classmethod
+    def among(cls, ids: Iterable[str]) -> Iterator[Self]:
+        """The rows with these ids, as far as there are any; read in batches."""
+        for batch in batched(ids):
+            yield from db.session.scalars(select(cls).where(cls.id.in_(batch)))
+            db.session.commit()
 
     @classmethod
     def oldest_undelivered(cls) -> datetime | None:

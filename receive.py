@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from flask import Request
@@ -15,7 +15,8 @@ from multipart import (
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import get_input_stream
 
-from config import MIB
+from config import MIB, Config
+from digests import Digests
 from errors import InvalidUpload, UnsupportedUpload, UploadTooLarge
 from file import media_type, rename_file
 from spool import Incoming
@@ -29,55 +30,83 @@ Event: TypeAlias = MultipartSegment | bytes | None
 
 
 class Received(NamedTuple):
-    """What the client said of the file it sent, and the key that the file gets."""
+    """What the client said of the file it sent, the key that the file gets, and what was computed meanwhile."""
 
     name: str
     content_type: str
     key: str
+    digests: Digests
+
+
+def declared_length(request: Request, max_bytes: int) -> int:
+    """The body's length as the client declares it; 0 if it does not.
+
+    Raises:
+        UploadTooLarge: it is more than is taken.
+    """
+    length = request.content_length or 0
+    if length > max_bytes:
+        raise _too_large(max_bytes)
+    return length
 
 
 def receive_file(
-    request: Request, incoming: Incoming, max_bytes: int, allowed_types: Sequence[str] = ()
+    request: Request,
+    incoming: Incoming,
+    config: Config,
+    on_chunk: Callable[[], None] = lambda: None,
+    also_digest: tuple[str, ...] = (),
 ) -> Received:
     """Write the request's one file into the spool while it arrives; other form fields are passed over.
 
     Args:
         request: a multipart/form-data request whose body nobody has read.
         incoming: the spool file.
-        max_bytes: the largest request body that is taken.
-        allowed_types: media type patterns; none allows everything.
+        config: the limits.
+        on_chunk: called whenever some of the file has arrived.
+        also_digest: hashlib's names of digests to compute of the file.
 
     Raises:
         UnsupportedUpload: the body is not multipart/form-data, or the file's type is not taken.
-        InvalidUpload: there is not exactly one file, in the field `file`, with a name, or the form is broken.
+        InvalidUpload: there is not exactly one file, in the field `file`, with a name; or the form is broken; or
+            the file or the body does not match a digest that was sent along.
         UploadTooLarge: the request or a part's header is over its limit.
         Busy: the spool is full.
 
-    Source: RFC 7578.
+    Source: RFC 7578. Digest fields of the request speak of its whole body, those of the part of the file.
     """
     received: Received | None = None
     in_file = False
-    for event in _form_events(request, max_bytes):
+    for event in _form_events(request, config.MAX_CONTENT_LENGTH):
         if isinstance(event, MultipartSegment):
             in_file = event.filename is not None or event.name == FIELD
             if in_file:
-                received = _accept(event, received, allowed_types)
-        elif in_file and event:
+                received = _accept(event, received, config, also_digest)
+        elif in_file and event and received:
             incoming.write(event)
+            received.digests.update(event)
+            on_chunk()
     if received is None:
         raise InvalidUpload(f"The form has no file in the field '{FIELD}'.")
+    received.digests.verify()
     return received
 
 
-def _accept(part: MultipartSegment, earlier: Received | None, allowed_types: Sequence[str]) -> Received:
+def _accept(
+    part: MultipartSegment, earlier: Received | None, config: Config, also_digest: tuple[str, ...]
+) -> Received:
     """Judge a file by its header, before its bytes are read."""
     if part.name != FIELD or earlier is not None:
         raise InvalidUpload(f"Send exactly one file, in the field '{FIELD}'.")
     if part.filename is None:
         raise InvalidUpload(f"The field '{FIELD}' holds text, not a file.")
-    key = rename_file(part.filename)
-    declared = part.header("Content-Type")
-    return Received(part.filename, media_type(declared, part.filename, allowed_types), key)
+    key = config.S3_KEY_PREFIX + rename_file(part.filename)
+    return Received(
+        name=part.filename,
+        content_type=media_type(part.header("Content-Type"), part.filename, config.ALLOWED_CONTENT_TYPES),
+        key=key,
+        digests=Digests(part.header, also_digest),
+    )
 
 
 def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
@@ -90,9 +119,12 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
             max_header_size=MAX_PART_HEADER_BYTES,
             max_segment_count=MAX_PARTS,
         )
+        whole = Digests(request.headers.get)
         with parser:
             for chunk in _chunks(request, max_bytes):
+                whole.update(chunk)
                 yield from parser.parse(chunk)
+        whole.verify()
     except ParserLimitReached as error:
         raise UploadTooLarge(f"{error}.") from error
     except MultipartError as error:
@@ -101,16 +133,17 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
 
 def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
     """Read the body, as declared or to its end, but never more than is taken."""
-    too_large = UploadTooLarge(f"A request may have {max_bytes} bytes at most.")
-    if (request.content_length or 0) > max_bytes:
-        raise too_large
     stream = get_input_stream(request.environ)
     received = 0
     try:
         while chunk := stream.read(CHUNK_BYTES):
             received += len(chunk)
             if received > max_bytes:
-                raise too_large
+                raise _too_large(max_bytes)
             yield chunk
     except (ClientDisconnected, OSError) as error:
         raise InvalidUpload("The connection broke off.") from error
+
+
+def _too_large(max_bytes: int) -> UploadTooLarge:
+    return UploadTooLarge(f"A request may have {max_bytes} bytes at most.")

@@ -9,10 +9,13 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request, url_for
 from werkzeug.exceptions import NotFound
 
-from errors import StoreError
+from errors import Busy, Conflict, StoreError
+from idempotency import fingerprint, scope
 from models import File, UploadStatus, db, new_id, utcnow
-from receive import receive_file
-from tasks import RUNNERS, services
+from receive import Received, declared_length, receive_file
+from services import services
+from spool import Incoming
+from tasks import RUNNERS, submit
 
 bp = Blueprint("files", __name__)
 
@@ -28,6 +31,7 @@ def index() -> Response:
             "POST /async_upload": "upload by a background thread; 202 at once",
             "POST /celery_upload": "upload by a Celery worker; 202 at once",
             "GET /files/<id>": "the file and its status: PENDING, PROCESSING, COMPLETE or ERROR",
+            "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
             "GET /healthz": "whether the process lives",
             "GET /readyz": "whether database, bucket and broker answer",
         },
@@ -37,10 +41,11 @@ def index() -> Response:
 @bp.post("/normal_upload")
 def normal_upload() -> Response:
     """Take a file and answer when it is in S3."""
-    accepted = _accept("normal")
-    row = File.find(accepted.id)
-    if row is None or row.upload_status != UploadStatus.COMPLETE:
-        raise StoreError((row and row.error) or "The file is not in S3.", accepted.id)
+    row = _found(_accept("normal").id)
+    if row.upload_status == UploadStatus.ERROR:
+        raise StoreError(row.error or "The file is not in S3.", row.id)
+    if row.upload_status != UploadStatus.COMPLETE:  # another run has it, or had it when it was asked again
+        raise Conflict("The file is still on its way to S3.", row.id)
     return _answer(row, HTTPStatus.CREATED)
 
 
@@ -59,10 +64,20 @@ def celery_upload() -> Response:
 @bp.get("/files/<file_id>")
 def file_status(file_id: str) -> Response:
     """Tell a file's status."""
-    row = db.session.get(File, file_id)
-    if row is None:
-        raise NotFound("There is no such file.")
-    return jsonify(file_json(row))
+    return jsonify(file_json(_found(file_id)))
+
+
+@bp.post("/files/<file_id>/retry")
+def retry(file_id: str) -> Response:
+    """Deliver a file again that ended in ERROR, if its bytes are still there."""
+    ferry = services()
+    row = _found(file_id)
+    if row.spool_id != ferry.spool.id or not ferry.spool.has(file_id):
+        raise Conflict("The file's bytes are no longer here.", file_id)
+    if not File.retry(file_id, ferry.config.RETRY_WINDOW_SECONDS):
+        raise Conflict("Only a file in ERROR can be tried again.", file_id)
+    submit(file_id)
+    return _answer(_found(file_id), HTTPStatus.ACCEPTED)
 
 
 def file_json(row: File) -> dict[str, Any]:
@@ -86,29 +101,54 @@ def file_json(row: File) -> dict[str, Any]:
 
 
 def _accept(mode: str) -> File:
-    """Bytes in the spool, then the row committed, then the hand-off: in this order nothing accepted is lost."""
+    """Bytes in the spool, then the row committed, then the hand-off: so nothing accepted is lost."""
     ferry = services()
-    config = ferry.config
-    with ferry.spool.receive(new_id()) as incoming:
-        received = receive_file(request, incoming, config.MAX_CONTENT_LENGTH, config.ALLOWED_CONTENT_TYPES)
+    if mode == "async" and ferry.pool.is_full:
+        raise Busy("Too many files wait for S3; try again later.")
+    ferry.spool.require(declared_length(request, ferry.config.MAX_CONTENT_LENGTH))
+    key = request.headers.get("Idempotency-Key")
+    with scope(key, ferry.config.LEASE_SECONDS) as held, ferry.spool.receive(new_id()) as incoming:
+        received = receive_file(request, incoming, ferry.config, held.renew, ("sha256",) if key else ())
+        if key:
+            facts = (mode, received.name, received.content_type, received.digests.hexdigest("sha256"))
+            earlier = held.match(fingerprint(*facts))
+            if earlier:
+                incoming.discard()
+                return _found(earlier)
         incoming.keep()
-        row = File(
-            id=incoming.file_id,
-            name=received.name,
-            key=received.key,
-            mode=mode,
-            size=incoming.size,
-            content_type=received.content_type,
-            crc64nvme=incoming.crc64nvme,
-            spool_id=ferry.spool.id,
-            due_at=utcnow() + timedelta(seconds=config.LEASE_SECONDS),
-        )
+        row = _new_row(mode, received, incoming)
         db.session.add(row)
+        if key:
+            held.finish(fingerprint(*facts), row.id)
         db.session.flush()
     # Outside the block: a commit whose answer is lost may have happened, so its bytes must stay.
     db.session.commit()
     RUNNERS[mode](row)
     return row
+
+
+def _found(file_id: str) -> File:
+    row = File.find(file_id)
+    if row is None:
+        raise NotFound("There is no such file.")
+    return row
+
+
+def _new_row(mode: str, received: Received, incoming: Incoming) -> File:
+    ferry = services()
+    now = utcnow()
+    return File(
+        id=incoming.file_id,
+        name=received.name,
+        key=received.key,
+        mode=mode,
+        size=incoming.size,
+        content_type=received.content_type,
+        crc64nvme=incoming.crc64nvme,
+        spool_id=ferry.spool.id,
+        due_at=now + timedelta(seconds=ferry.config.LEASE_SECONDS),
+        retry_until=now + timedelta(seconds=ferry.config.RETRY_WINDOW_SECONDS),
+    )
 
 
 def _answer(row: File, status: HTTPStatus) -> Response:

@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
-import base64
 import errno
+import fcntl
 import os
 import re
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from awscrt import checksums
-
+from checksum import Crc64Nvme
 from errors import Busy
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PART = ".part"
+CHECK_BYTES = 16 * 1024 * 1024
+USAGE_SECONDS = 0.5
+PART_GRACE_SECONDS = 10  # between a part's creation and its lock
 FILE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Incoming:
     """A file that is being written into the spool."""
 
-    def __init__(self, path: Path, fsync: bool) -> None:
+    def __init__(self, spool: Spool, path: Path) -> None:
         self.file_id = path.name
         self.size = 0
-        self._crc = 0
-        self._part = path.with_suffix(".part")
+        self._crc = Crc64Nvme()
+        self._spool = spool
+        self._part = path.with_suffix(PART)
         self._path = path
-        self._fsync = fsync
+        self._next_check = CHECK_BYTES
         with _room():
             self._file = open(self._part, "xb", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # tells that its writer lives
 
     @property
     def crc64nvme(self) -> str:
-        """Base64 of the big-endian CRC64NVME of what was written, as S3 writes it."""
-        return base64.b64encode(self._crc.to_bytes(8, "big")).decode()
+        """Base64 of the CRC64NVME of what was written, as S3 writes it."""
+        return self._crc.text()
 
     def write(self, chunk: bytes) -> None:
         """Append a chunk of bytes.
 
         Raises:
-            Busy: the disk is full.
+            Busy: there is no more room.
         """
         view = memoryview(chunk)
         with _room():
             while view:
                 view = view[self._file.write(view) :]
-        self._crc = checksums.crc64nvme(chunk, self._crc)
+        self._crc.update(chunk)
         self.size += len(chunk)
+        if self.size >= self._next_check:
+            self._next_check += CHECK_BYTES
+            self._spool.require(0)
 
     def keep(self) -> None:
         """Let the file stay in the spool; with fsync it then outlives a power loss.
@@ -58,11 +68,11 @@ class Incoming:
             Busy: the disk is full.
         """
         with _room():
-            if self._fsync:
+            if self._spool.fsync:
                 os.fsync(self._file.fileno())
             self._file.close()
             self._part.rename(self._path)
-            if self._fsync:
+            if self._spool.fsync:
                 _fsync_folder(self._path.parent)
 
     def discard(self) -> None:
@@ -77,19 +87,41 @@ class Spool:
 
     Args:
         folder: where the files are; made if missing.
+        max_bytes: how much it may hold; 0 for as much as the disk.
         fsync: whether a kept file must outlive a power loss.
     """
 
-    def __init__(self, folder: Path, fsync: bool = False) -> None:
+    def __init__(self, folder: Path, max_bytes: int = 0, fsync: bool = False) -> None:
         self.folder = folder
+        self.max_bytes = max_bytes
         self.fsync = fsync
+        self._usage = (0.0, 0)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.id = _identity(folder / "spool-id")
+
+    def require(self, more: int) -> None:
+        """See that so many more bytes fit, on the disk and under the spool's own limit.
+
+        Raises:
+            Busy: they do not.
+        """
+        if shutil.disk_usage(self.folder).free < more:
+            raise Busy("The disk is full; try again later.")
+        if self.max_bytes and self.used_bytes() + more > self.max_bytes:
+            raise Busy("The spool is full; try again later.")
+
+    def used_bytes(self) -> int:
+        """The size of all its files, whole and half, counted anew every half second."""
+        counted_at, used = self._usage
+        if time.monotonic() - counted_at > USAGE_SECONDS:
+            used = sum(_size(entry) for entry in os.scandir(self.folder))
+            self._usage = (time.monotonic(), used)
+        return used
 
     @contextmanager
     def receive(self, file_id: str) -> Iterator[Incoming]:
         """Write a new file; if the block raises, nothing of it stays."""
-        incoming = Incoming(self._path(file_id), self.fsync)
+        incoming = Incoming(self, self._path(file_id))
         try:
             yield incoming
         except BaseException:
@@ -104,14 +136,44 @@ class Spool:
         """
         return self._path(file_id).open("rb")
 
+    def has(self, file_id: str) -> bool:
+        """Whether it keeps the file."""
+        return self._path(file_id).exists()
+
     def drop(self, file_id: str) -> None:
         """Remove a kept file; it may be gone already."""
         self._path(file_id).unlink(missing_ok=True)
+
+    def kept(self) -> list[str]:
+        """The ids of all kept files."""
+        return [name for name in os.listdir(self.folder) if FILE_ID.fullmatch(name)]
+
+    def age_seconds(self, file_id: str) -> float:
+        """How long ago a kept file was written; 0 if it is gone."""
+        try:
+            return time.time() - self._path(file_id).stat().st_mtime
+        except FileNotFoundError:
+            return 0
+
+    def drop_abandoned_parts(self) -> None:
+        """Remove half files whose writer is dead; a living one holds a lock."""
+        for part in self.folder.glob(f"*{PART}"):
+            with suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - part.stat().st_mtime > PART_GRACE_SECONDS:
+                    part.unlink()
 
     def _path(self, file_id: str) -> Path:
         if not FILE_ID.fullmatch(file_id):
             raise ValueError("not a File id")
         return self.folder / file_id
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:  # dropped in between
+        return 0
 
 
 @contextmanager

@@ -1,43 +1,47 @@
-"""S3: the only module that knows boto3, and turns its errors into ours."""
+"""S3 objects: the only module that knows boto3, and turns its errors into ours."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config as ClientConfig
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
+from checksum import Crc64Nvme
 from config import MIB, Config
-from errors import StoreError
+from errors import StoreError, StoreRefused
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-REASONS = {
-    "NoSuchBucket": "The bucket does not exist.",
-    "AccessDenied": "S3 denies access to the bucket.",
-    "InvalidAccessKeyId": "S3 does not accept the credentials.",
-    "SignatureDoesNotMatch": "S3 does not accept the credentials.",
-    "ExpiredToken": "The S3 credentials have expired.",
+HEALING = {
     "BadDigest": "The bytes were damaged on their way to S3.",
+    "ConditionalRequestConflict": "S3 is taking the same object twice.",
+    "ExpiredToken": "The S3 credentials have expired.",
+    "NoSuchUpload": "S3 has dropped the unfinished upload.",
+    "RequestTimeout": "S3 did not receive the bytes in time.",
+    "RequestTimeTooSkewed": "The clock is wrong.",
     "SlowDown": "S3 asks to slow down.",
 }
+REFUSING = {
+    "AccessDenied": "S3 denies access to the bucket.",
+    "InvalidAccessKeyId": "S3 does not accept the credentials.",
+    "NoSuchBucket": "The bucket does not exist.",
+    "PreconditionFailed": "S3 holds other bytes under this key.",
+    "SignatureDoesNotMatch": "S3 does not accept the credentials.",
+}
 # A HEAD answer has no body to name the error.
-HEAD_REASONS = {"403": "AccessDenied", "404": "NoSuchBucket"}
+HEAD_CODES = {"403": "AccessDenied", "404": "NoSuchBucket"}
 CONNECT_SECONDS = 3
 READ_SECONDS = 20
+CHUNK_BYTES = 1 * MIB
 
 Progress = Callable[[int], None]
 
@@ -52,18 +56,18 @@ class ObjectInfo(NamedTuple):
 
 
 class Store:
-    """One bucket, behind put, head, delete and url. It never overwrites an object.
+    """One bucket, behind put, holds, delete and url. It never overwrites an object.
 
     Args:
         config: the settings.
 
-    Source: https://boto3.amazonaws.com/v1/documentation/api/latest/guide/clients.html: a client may be shared by
-    threads but not by processes, and making clients in threads at once is not safe.
+    Source: https://boto3.amazonaws.com/v1/documentation/api/latest/guide/clients.html: threads may share a client,
+    processes may not, and making clients in threads at once is not safe.
     """
 
     def __init__(self, config: Config) -> None:
+        self.bucket = config.S3_BUCKET_NAME
         self._config = config
-        self._bucket = config.S3_BUCKET_NAME
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._client_pid = 0
@@ -91,7 +95,7 @@ class Store:
 
         Args:
             stream: the bytes, at their start.
-            info: what the object must be; S3 verifies the checksum.
+            info: what the object must be.
             on_progress: called with a number of bytes whenever so many more are sent.
 
         Returns:
@@ -103,75 +107,100 @@ class Store:
         Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
         and https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
         """
-        arguments = {"ContentType": info.content_type, "ChecksumCRC64NVME": info.crc64nvme}
+        arguments = {"ContentType": info.content_type}
+        if self._config.S3_CHECKSUM_MODE == "crc64nvme":
+            arguments["ChecksumCRC64NVME"] = info.crc64nvme
         try:
-            self.client.upload_fileobj(stream, self._bucket, info.key, arguments, on_progress, self._transfer)
-        except (ClientError, BotoCoreError) as error:
-            if not self._is_there(info):
-                raise _translate(error) from error
+            with translated_errors():
+                self.client.upload_fileobj(stream, self.bucket, info.key, arguments, on_progress, self._transfer)
+        except StoreError:
+            if not self._is_there_after_all(info):
+                raise
         else:
             if not self.holds(info):
                 raise StoreError("S3 holds other bytes than were sent.")
         return self.url(info.key)
 
     def holds(self, info: ObjectInfo) -> bool:
-        """Whether the bucket has an object of this name, size and, where the store keeps it, checksum.
+        """Whether the bucket has an object of this name and size with these bytes.
+
+        The bytes are compared by the checksum that S3 keeps, or in the mode `readback` by reading them.
 
         Raises:
             StoreError: S3 does not say.
         """
         try:
-            found = self.client.head_object(Bucket=self._bucket, Key=info.key, ChecksumMode="ENABLED")
+            found = self.client.head_object(Bucket=self.bucket, Key=info.key, ChecksumMode="ENABLED")
         except ClientError as error:
             if error.response["Error"]["Code"] == "404":
                 return False
             raise _translate(error) from error
         except BotoCoreError as error:
             raise _translate(error) from error
-        checksum = found.get("ChecksumCRC64NVME", info.crc64nvme)
-        return (found["ContentLength"], checksum) == (info.size, info.crc64nvme)
+        if found["ContentLength"] != info.size:
+            return False
+        if self._config.S3_CHECKSUM_MODE == "readback":
+            return self.read_checksum(info.key) == info.crc64nvme
+        return found.get("ChecksumCRC64NVME", info.crc64nvme) == info.crc64nvme
 
-    def check(self) -> None:
-        """See that the bucket can be reached.
+    def read_checksum(self, key: str) -> str:
+        """Read an object to its end; the answer is base64 of its CRC64NVME.
 
         Raises:
-            StoreError: it cannot, and why.
+            StoreError: it cannot be read.
         """
-        try:
-            self.client.head_bucket(Bucket=self._bucket)
-        except (ClientError, BotoCoreError) as error:
-            raise _translate(error) from error
+        crc = Crc64Nvme()
+        with translated_errors():
+            body = self.client.get_object(Bucket=self.bucket, Key=key)["Body"]
+            for chunk in body.iter_chunks(CHUNK_BYTES):
+                crc.update(chunk)
+        return crc.text()
 
-    def make_bucket(self, public_read: bool = False) -> None:
-        """Make the bucket unless it is there.
-
-        Args:
-            public_read: let everyone read its objects, as the article does.
+    def delete(self, key: str) -> None:
+        """Delete an object; it may be gone already.
 
         Raises:
             StoreError: S3 refuses.
         """
-        place: dict[str, Any] = {}
-        if self._config.AWS_REGION != "us-east-1":  # S3 takes every region as a constraint but its first
-            place = {"CreateBucketConfiguration": {"LocationConstraint": self._config.AWS_REGION}}
-        try:
-            self.client.create_bucket(Bucket=self._bucket, **place)
-        except self.client.exceptions.BucketAlreadyOwnedByYou:
-            pass
-        except (ClientError, BotoCoreError) as error:
-            raise _translate(error) from error
-        if public_read:
-            policy = json.dumps(_public_read_policy(self._bucket))
-            self.client.put_bucket_policy(Bucket=self._bucket, Policy=policy)
+        with translated_errors():
+            self.client.delete_object(Bucket=self.bucket, Key=key)
 
-    def _is_there(self, info: ObjectInfo) -> bool:
+    def _is_there_after_all(self, info: ObjectInfo) -> bool:
         try:
             return self.holds(info)
         except StoreError:
             return False
 
 
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn boto3's errors into ours.
+
+    Raises:
+        StoreError: what failed may heal.
+        StoreRefused: S3 will not do it.
+    """
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        raise _translate(error) from error
+
+
+def _translate(error: Exception) -> StoreError:
+    if isinstance(error, ClientError):
+        code = error.response["Error"]["Code"]
+        code = HEAD_CODES.get(code, code)
+        status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+        if code in HEALING or status >= 500:
+            return StoreError(HEALING.get(code, "S3 is out of order."))
+        return StoreRefused(REFUSING.get(code, f"S3 refuses ({code})."))
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return StoreRefused("There are no S3 credentials.")
+    return StoreError("S3 does not answer.")
+
+
 def _make_client(config: Config) -> S3Client:
+    sdk_checksums: Any = "when_supported" if config.S3_CHECKSUM_MODE == "crc64nvme" else "when_required"
     client: S3Client = boto3.session.Session().client(
         "s3",
         endpoint_url=config.S3_ENDPOINT_URL,
@@ -183,35 +212,21 @@ def _make_client(config: Config) -> S3Client:
             read_timeout=READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=50,
-            s3={"addressing_style": "path" if config.S3_ENDPOINT_URL else "auto"},
+            request_checksum_calculation=sdk_checksums,
+            response_checksum_validation=sdk_checksums,
+            s3={
+                "addressing_style": "path" if config.S3_ENDPOINT_URL else "auto",
+                # The checksum's header is signed, so signing the payload too would only cost a second hash.
+                "payload_signing_enabled": False,
+            },
         ),
     )
+    events = client.meta.events
     # boto3's transfer functions do not take IfNoneMatch, so it is added where the request is built.
     for operation in ("PutObject", "CompleteMultipartUpload"):
-        client.meta.events.register(f"before-parameter-build.s3.{operation}", _never_overwrite)
+        events.register(f"before-parameter-build.s3.{operation}", _never_overwrite)
     return client
 
 
 def _never_overwrite(params: dict[str, Any], **_: Any) -> None:
     params["IfNoneMatch"] = "*"
-
-
-def _translate(error: Exception) -> StoreError:
-    if isinstance(error, ClientError):
-        code = error.response["Error"]["Code"]
-        code = HEAD_REASONS.get(code, code)
-        return StoreError(REASONS.get(code, f"S3 refused the upload ({code})."))
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return StoreError("There are no S3 credentials.")
-    return StoreError("S3 does not answer.")
-
-
-def _public_read_policy(bucket: str) -> dict[str, Any]:
-    statement = {
-        "Sid": "PublicRead",
-        "Effect": "Allow",
-        "Principal": "*",
-        "Action": ["s3:GetObject"],
-        "Resource": [f"arn:aws:s3:::{bucket}/*"],
-    }
-    return {"Version": "2012-10-17", "Statement": [statement]}

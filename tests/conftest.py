@@ -84,7 +84,7 @@ def made_app(env: dict[str, str]) -> Iterator[Flask]:
     with app.app_context():
         db.create_all()
     yield app
-    app.extensions["ferryman"].pool.shutdown()
+    app.extensions["ferryman"].pool.stop(5)
     app.extensions["ferryman"].celery.close()
     with app.app_context():
         db.engine.dispose()

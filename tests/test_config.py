@@ -17,7 +17,7 @@ NEEDED = {"S3_BUCKET_NAME": "bucket"}
 def test_only_the_bucket_is_needed() -> None:
     config = Config.from_mapping(NEEDED)
     assert config.S3_BUCKET_BASE_URL == "https://bucket.s3.us-east-1.amazonaws.com"
-    assert config.CELERY_INLINE_MAX_BYTES == 1024 * 1024
+    assert config.CELERY_INLINE_MAX_BYTES == 256 * 1024
 
 
 def test_an_endpoint_makes_the_base_url() -> None:
@@ -52,6 +52,9 @@ def test_values_are_cast(tmp_path: Path) -> None:
         ("UPLOAD_THREADS", "\u0661"),
         ("LEASE_SECONDS", "1.5"),
         ("MAX_CONTENT_LENGTH", "10MB"),
+        ("S3_CHECKSUM_MODE", "crc32"),
+        ("S3_KEY_PREFIX", "no-slash"),
+        ("S3_KEY_PREFIX", "/absolute/"),
         ("AWS_ACCESS_KEY", "only-the-key"),
         ("AWS_ACCESS_SECRET", "only-the-secret"),
     ],

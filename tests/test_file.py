@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from config import Config
-from errors import InvalidUpload, StoreError, UnsupportedUpload
+from errors import BytesLost, InvalidUpload, StoreError, UnsupportedUpload
 from file import media_type, process_file_to_stream, rename_file, upload_file, upload_file_from_stream
 from spool import Spool
 from store import ObjectInfo, Store
@@ -151,10 +151,18 @@ def test_text_that_is_not_base64_is_refused(store: Store, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("size", [1000, 20 * 1024 * 1024])
-def test_s3_refuses_bytes_that_are_not_those_received(store: Store, tmp_path: Path, size: int) -> None:
+def test_s3_refuses_bytes_that_were_damaged_on_the_way(store: Store, tmp_path: Path, size: int) -> None:
     info = info_of(b"x" * size, tmp_path)
     with pytest.raises(StoreError, match="damaged"):
-        upload_file(store, BytesIO(b"x" * (size - 1) + b"y"), info)
+        store.put(BytesIO(b"x" * (size - 1) + b"y"), info)
+    assert not store.holds(info)
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", CONTENT[:-1] + b"x"])
+def test_bytes_that_were_damaged_in_the_spool_are_not_sent(store: Store, tmp_path: Path, content: bytes) -> None:
+    info = info_of(CONTENT, tmp_path)
+    with pytest.raises(BytesLost, match="damaged"):
+        upload_file(store, BytesIO(content), info)
     assert not store.holds(info)
 
 
@@ -165,6 +173,6 @@ def test_a_right_object_is_adopted_and_a_wrong_one_never_overwritten(store: Stor
     upload_file(store, BytesIO(CONTENT), info)
     assert store.client.head_object(Bucket="tests", Key=info.key)["LastModified"] == first
     other = info_of(b"other", tmp_path)._replace(key=info.key)
-    with pytest.raises(StoreError, match="PreconditionFailed"):
+    with pytest.raises(StoreError, match="other bytes under this key"):
         upload_file(store, BytesIO(b"other"), other)
     assert store.client.get_object(Bucket="tests", Key=info.key)["Body"].read() == CONTENT

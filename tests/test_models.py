@@ -48,6 +48,7 @@ def add_file() -> str:
         crc64nvme="AAAAAAAAAAA=",
         spool_id="here",
         due_at=utcnow() + timedelta(seconds=LEASE),
+        retry_until=utcnow() + timedelta(hours=1),
     )
     db.session.add(row)
     db.session.commit()

@@ -18,8 +18,8 @@ from flask.testing import FlaskClient
 from moto import mock_aws
 
 from app import create_app
+from deliver import deliver
 from models import File, db
-from tasks import deliver
 from tests.conftest import made_app
 from tests.stack import wait_for
 

@@ -1,0 +1,155 @@
+"""The bucket as its operator sees it: making it, listing it, its unfinished uploads and its rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from errors import StoreError
+from store import Store, translated_errors
+
+LIFECYCLE_RULE = "ferryman-abandoned-multiparts"
+
+
+class StoredObject(NamedTuple):
+    """An object in the bucket."""
+
+    key: str
+    modified_at: datetime
+
+
+class Multipart(NamedTuple):
+    """An unfinished multipart upload."""
+
+    key: str
+    upload_id: str
+    initiated_at: datetime
+
+
+def check(store: Store) -> None:
+    """See that the bucket can be reached.
+
+    Raises:
+        StoreError: it cannot, and why.
+    """
+    with translated_errors():
+        store.client.head_bucket(Bucket=store.bucket)
+
+
+def make(store: Store, region: str, public_read: bool = False) -> None:
+    """Make the bucket unless it is there.
+
+    Args:
+        store: which bucket.
+        region: where.
+        public_read: let everyone read its objects, as the article does.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    place: dict[str, Any] = {}
+    if region != "us-east-1":  # S3 takes every region as a constraint but its first
+        place = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    with translated_errors():
+        try:
+            store.client.create_bucket(Bucket=store.bucket, **place)
+        except store.client.exceptions.BucketAlreadyOwnedByYou:
+            pass
+        if public_read:
+            policy = json.dumps(_public_read_policy(store.bucket))
+            store.client.put_bucket_policy(Bucket=store.bucket, Policy=policy)
+
+
+def objects(store: Store, prefix: str) -> Iterator[StoredObject]:
+    """List the objects whose key starts so.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    with translated_errors():
+        pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=prefix)
+        for page in pages:
+            for entry in page.get("Contents", []):
+                yield StoredObject(entry["Key"], entry["LastModified"])
+
+
+def multiparts(store: Store, prefix: str) -> Iterator[Multipart]:
+    """List the unfinished multipart uploads whose key starts so.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    with translated_errors():
+        pages = store.client.get_paginator("list_multipart_uploads").paginate(Bucket=store.bucket, Prefix=prefix)
+        for page in pages:
+            for entry in page.get("Uploads", []):
+                yield Multipart(entry["Key"], entry["UploadId"], entry["Initiated"])
+
+
+def abort(store: Store, upload: Multipart) -> None:
+    """Abort an unfinished multipart upload; it may be gone already.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    with translated_errors():
+        try:
+            store.client.abort_multipart_upload(Bucket=store.bucket, Key=upload.key, UploadId=upload.upload_id)
+        except store.client.exceptions.NoSuchUpload:
+            pass
+
+
+def abort_all(store: Store, key: str) -> None:
+    """Abort every unfinished multipart upload of one key.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    for upload in list(multiparts(store, key)):
+        if upload.key == key:
+            abort(store, upload)
+
+
+def set_lifecycle(store: Store, prefix: str, days: int) -> None:
+    """Let S3 abort multipart uploads that are abandoned for some days; other rules of the bucket stay.
+
+    Raises:
+        StoreError: S3 refuses.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpu-abort-incomplete-mpu-lifecycle-config.html
+    """
+    rule: Any = {
+        "ID": LIFECYCLE_RULE,
+        "Status": "Enabled",
+        "Filter": {"Prefix": prefix},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
+    }
+    rules = [other for other in _rules(store) if other.get("ID") != LIFECYCLE_RULE]
+    with translated_errors():
+        store.client.put_bucket_lifecycle_configuration(
+            Bucket=store.bucket, LifecycleConfiguration={"Rules": [*rules, rule]}
+        )
+
+
+def _rules(store: Store) -> list[Any]:
+    try:
+        with translated_errors():
+            found = store.client.get_bucket_lifecycle_configuration(Bucket=store.bucket)
+    except StoreError as error:
+        if "NoSuchLifecycleConfiguration" in error.detail:
+            return []
+        raise
+    return list(found["Rules"])
+
+
+def _public_read_policy(bucket: str) -> dict[str, Any]:
+    statement = {
+        "Sid": "PublicRead",
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": ["s3:GetObject"],
+        "Resource": [f"arn:aws:s3:::{bucket}/*"],
+    }
+    return {"Version": "2012-10-17", "Statement": [statement]}

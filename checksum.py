@@ -1,0 +1,25 @@
+"""CRC64NVME, the checksum that S3 keeps of a whole object however it was uploaded."""
+
+from __future__ import annotations
+
+import base64
+
+from awscrt import checksums
+
+
+class Crc64Nvme:
+    """A running CRC64NVME.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
+    """
+
+    def __init__(self) -> None:
+        self._crc = 0
+
+    def update(self, chunk: bytes) -> None:
+        """Add a chunk of bytes."""
+        self._crc = checksums.crc64nvme(chunk, self._crc)
+
+    def text(self) -> str:
+        """Base64 of the big-endian value, as S3 writes it."""
+        return base64.b64encode(self._crc.to_bytes(8, "big")).decode()

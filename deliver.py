@@ -1,0 +1,132 @@
+"""The one job: claim a row, put its bytes into S3, see that they are there, finish the row."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+
+import bucket
+from errors import BytesLost, StoreError, StoreRefused, UploadError
+from file import Uploaded, process_file_to_stream, upload_file_from_stream
+from models import File, new_id, utcnow
+from services import services, this_app
+from store import ObjectInfo
+
+log = logging.getLogger(__name__)
+
+BACKOFF_CAP_SECONDS = 300.0
+UNEXPECTED = "The delivery failed unexpectedly."
+
+
+class LeaseLost(Exception):
+    """Another run has taken the row over."""
+
+
+def deliver(file_id: str, stream: str | None = None, retry: bool = True) -> None:
+    """Bring one file to S3 and tell its row what became of it; does nothing if another run has the row.
+
+    Args:
+        file_id: the File row.
+        stream: the file's bytes in base64; without it they are read from the spool.
+        retry: whether a failure that may heal is tried again later.
+    """
+    ferry = services()
+    owner = new_id()
+    here = ferry.spool.id if stream is None else None
+    row = File.claim(file_id, owner, ferry.config.LEASE_SECONDS, here)
+    if row is None:
+        log.info("file %s needs no delivery by this run", file_id)
+        return
+    ferry.leases[file_id] = owner
+    try:
+        _run(row, owner, stream, retry)
+    finally:
+        ferry.leases.pop(file_id, None)
+
+
+def _run(row: File, owner: str, stream: str | None, retry: bool) -> None:
+    try:
+        uploaded = _send(row, owner, stream)
+    except UploadError as error:
+        log.warning("file %s was not delivered: %s", row.id, error.detail)
+        _fail(row, owner, error.detail, _attempts_for(error) if retry else 1)
+    except Exception:
+        log.exception("file %s was not delivered", row.id)
+        _fail(row, owner, UNEXPECTED, services().config.MAX_ATTEMPTS if retry else 1)
+    else:
+        _finish(row, owner, uploaded)
+
+
+def backoff_seconds(attempts: int) -> float:
+    """How long to wait after so many attempts: exponential, capped, with jitter.
+
+    Source: https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/
+    """
+    # The exponent is bounded because 2.0 ** 1100 overflows.
+    return random.uniform(0.5, 1) * min(BACKOFF_CAP_SECONDS, 2.0 ** min(attempts, 20))
+
+
+def _send(row: File, owner: str, stream: str | None) -> Uploaded:
+    ferry = services()
+    if row.attempts > ferry.config.MAX_ATTEMPTS:
+        raise UploadError(f"Given up after {row.attempts - 1} attempts.")
+    info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
+    beat = _Heartbeat(row.id, owner, ferry.config.LEASE_SECONDS)
+    if stream is not None:
+        return upload_file_from_stream(ferry.store, stream, info, beat)
+    try:
+        spooled = ferry.spool.open(row.id)
+    except FileNotFoundError:
+        raise BytesLost("The bytes are not in the spool.") from None
+    with spooled:
+        return upload_file_from_stream(ferry.store, process_file_to_stream(spooled), info, beat)
+
+
+def _finish(row: File, owner: str, uploaded: Uploaded) -> None:
+    if not File.complete(row.id, owner, uploaded.url, uploaded.sha256):
+        log.warning("file %s was finished by another run", row.id)
+        return
+    services().spool.drop(row.id)
+    if row.attempts > 1:
+        # An earlier run may have died in mid-part; the row is COMPLETE, so nobody needs its parts.
+        try:
+            bucket.abort_all(services().store, row.key)
+        except StoreError as error:
+            log.warning("unfinished uploads of %s are left to reconcile: %s", row.key, error.detail)
+
+
+def _fail(row: File, owner: str, reason: str, attempts: int) -> None:
+    """Give the row back for another attempt, as long as it has some left of so many."""
+    if row.attempts < attempts and utcnow() < row.retry_until:
+        File.give_back(row.id, owner, backoff_seconds(row.attempts), reason)
+    else:
+        File.fail(row.id, owner, reason)
+
+
+def _attempts_for(error: UploadError) -> int:
+    """How many attempts are worth it: a refusal is checked once more, what may heal is tried to the end."""
+    if isinstance(error, StoreRefused):
+        return 2
+    return services().config.MAX_ATTEMPTS if isinstance(error, StoreError) else 1
+
+
+class _Heartbeat:
+    """Renews a run's lease as its bytes travel; called from the threads of the transfer."""
+
+    def __init__(self, file_id: str, owner: str, lease_seconds: float) -> None:
+        self._app = this_app()
+        self._lease = (file_id, owner, lease_seconds)
+        self._interval = lease_seconds / 3
+        self._next = time.monotonic() + self._interval
+        self._lock = threading.Lock()
+
+    def __call__(self, sent_bytes: int) -> None:
+        with self._lock:
+            if time.monotonic() < self._next:
+                return
+            self._next = time.monotonic() + self._interval
+        with self._app.app_context():
+            if not File.renew(*self._lease):
+                raise LeaseLost

@@ -1,0 +1,81 @@
+"""The S3 doctor: tries what a store really does, and tells which S3_CHECKSUM_MODE is safe with it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from io import BytesIO
+from typing import NamedTuple
+
+import bucket
+from checksum import Crc64Nvme
+from config import MIB, Config
+from errors import StoreError
+from store import ObjectInfo, Store
+
+SIZES = {"one request": 64 * 1024, "several parts": 17 * MIB}
+
+
+class Probe(NamedTuple):
+    """One question to the store, and its answer."""
+
+    question: str
+    passed: bool
+
+
+def examine(config: Config, mode: str) -> Iterator[Probe]:
+    """Ask a bucket whether a checksum mode keeps files whole; removes what it writes.
+
+    Args:
+        config: the settings, but for their own mode.
+        mode: the S3_CHECKSUM_MODE to try.
+
+    Raises:
+        StoreError: the bucket does not answer at all.
+    """
+    store = Store(replace(config, S3_CHECKSUM_MODE=mode))
+    bucket.check(store)
+    for way, size in SIZES.items():
+        content = os.urandom(size)
+        damaged = content[:-1] + bytes([content[-1] ^ 1])
+        with _new_object(store, config, content) as info:
+            yield Probe(f"takes a file in {way}", _takes(store, content, info))
+            yield Probe(f"gives the same bytes back ({way})", _gives_back(store, info))
+            _takes(store, damaged, info._replace(crc64nvme=_checksum(damaged)))
+            yield Probe(f"does not let it be overwritten ({way})", _gives_back(store, info))
+        with _new_object(store, config, content) as info:
+            yield Probe(f"damage on the way is noticed ({way})", not _takes(store, damaged, info))
+
+
+@contextmanager
+def _new_object(store: Store, config: Config, content: bytes) -> Iterator[ObjectInfo]:
+    """Describe a new object, which is removed in the end."""
+    key = f"{config.S3_KEY_PREFIX}s3-doctor-{secrets.token_hex(8)}"
+    try:
+        yield ObjectInfo(key, "application/octet-stream", len(content), _checksum(content))
+    finally:
+        store.delete(key)
+
+
+def _checksum(content: bytes) -> str:
+    crc = Crc64Nvme()
+    crc.update(content)
+    return crc.text()
+
+
+def _takes(store: Store, content: bytes, info: ObjectInfo) -> bool:
+    """Whether these bytes are delivered as that object."""
+    try:
+        store.put(BytesIO(content), info)
+    except StoreError:
+        return False
+    return True
+
+
+def _gives_back(store: Store, info: ObjectInfo) -> bool:
+    with suppress(StoreError):
+        return store.read_checksum(info.key) == info.crc64nvme
+    return False

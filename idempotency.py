@@ -1,0 +1,160 @@
+"""Idempotency-Key: a request that is sent again is answered again, not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, String, delete, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from errors import Conflict, InvalidUpload, KeyReused
+from models import UtcDateTime, db, new_id, utcnow
+
+MAX_KEY = 255
+KEEP = timedelta(days=7)
+
+
+class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
+    """A key that a client sent: in progress while it has no fingerprint, done with one."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(MAX_KEY), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(32))
+    due_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    """Until when the request in progress holds the key, or the finished one is remembered."""
+    fingerprint: Mapped[str | None] = mapped_column(String(64))
+    file_id: Mapped[str | None] = mapped_column(String(32))
+
+
+class Scope:
+    """What one request knows of its key; without a key it knows nothing, and does nothing.
+
+    Args:
+        key: the Idempotency-Key.
+        lease_seconds: how long the request may stay silent before another may take the key over.
+    """
+
+    def __init__(self, key: str | None, lease_seconds: float) -> None:
+        self.earlier: IdempotencyKey | None = None
+        self._key = key
+        self._owner = new_id()
+        self._lease = timedelta(seconds=lease_seconds)
+        self._next_renewal = time.monotonic() + lease_seconds / 3
+
+    def begin(self) -> None:
+        """Take the key, or find the request that had it earlier.
+
+        Raises:
+            Conflict: a request with this key is still running.
+        """
+        due_at = utcnow() + self._lease
+        try:
+            db.session.add(IdempotencyKey(key=self._key, owner=self._owner, due_at=due_at))
+            db.session.commit()
+        except IntegrityError:
+            db.session.rollback()
+            self._begin_again(due_at)
+
+    def _begin_again(self, due_at: datetime) -> None:
+        found = db.session.get(IdempotencyKey, self._key, populate_existing=True)
+        db.session.commit()
+        if found and found.fingerprint:
+            self.earlier = found
+        elif not self._change(IdempotencyKey.due_at <= utcnow(), owner=self._owner, due_at=due_at):
+            raise Conflict("A request with this Idempotency-Key is still running.")
+
+    def renew(self) -> None:
+        """Keep the key while the body arrives; call it as often as you like."""
+        if self._key and time.monotonic() >= self._next_renewal:
+            self._next_renewal = time.monotonic() + self._lease.total_seconds() / 3
+            self._change(IdempotencyKey.owner == self._owner, due_at=utcnow() + self._lease)
+
+    def match(self, fingerprint: str) -> str | None:
+        """The File of the earlier request, if there was one.
+
+        Raises:
+            KeyReused: it was another request.
+        """
+        if self.earlier is None:
+            return None
+        if self.earlier.fingerprint != fingerprint:
+            raise KeyReused("This Idempotency-Key was used for another request.")
+        return self.earlier.file_id
+
+    def finish(self, fingerprint: str, file_id: str) -> None:
+        """Bind the key to its File, in the transaction of the caller.
+
+        Raises:
+            Conflict: another request has taken the key over.
+        """
+        if self._key is None:
+            return
+        values = {"fingerprint": fingerprint, "file_id": file_id, "due_at": utcnow() + KEEP}
+        if not self._execute(IdempotencyKey.owner == self._owner, **values):
+            raise Conflict("Another request with this Idempotency-Key has overtaken this one.")
+
+    def abandon(self) -> None:
+        """Free the key, because nothing was accepted."""
+        db.session.rollback()
+        db.session.execute(
+            delete(IdempotencyKey).where(
+                IdempotencyKey.key == self._key,
+                IdempotencyKey.owner == self._owner,
+                IdempotencyKey.fingerprint.is_(None),
+            )
+        )
+        db.session.commit()
+
+    def _change(self, condition: ColumnElement[bool], **values: object) -> bool:
+        changed = self._execute(condition, **values)
+        db.session.commit()
+        return changed
+
+    def _execute(self, condition: ColumnElement[bool], **values: object) -> bool:
+        statement = update(IdempotencyKey).where(
+            IdempotencyKey.key == self._key, IdempotencyKey.fingerprint.is_(None), condition
+        )
+        result = db.session.execute(
+            statement.values(**values).returning(IdempotencyKey.key),
+            execution_options={"synchronize_session": False},
+        )
+        return result.first() is not None
+
+
+@contextmanager
+def scope(key: str | None, lease_seconds: float) -> Iterator[Scope]:
+    """Hold a request's key while the block runs; if it raises, the key is free again.
+
+    Raises:
+        InvalidUpload: the key is empty, too long or not plain text.
+        Conflict: a request with this key is still running.
+    """
+    if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        raise InvalidUpload(f"An Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters.")
+    held = Scope(key, lease_seconds)
+    if key is None:
+        yield held
+        return
+    held.begin()
+    try:
+        yield held
+    except BaseException:
+        held.abandon()
+        raise
+
+
+def fingerprint(*facts: str) -> str:
+    """Hash what makes two requests the same."""
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()
+
+
+def forget_old() -> None:
+    """Forget the keys whose time is over."""
+    db.session.execute(delete(IdempotencyKey).where(IdempotencyKey.due_at <= utcnow() - timedelta(hours=1)))
+    db.session.commit()

@@ -1,0 +1,118 @@
+"""Reconcile: where spool, rows, objects and unfinished uploads disagree; reports first, acts when told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy import select
+
+import bucket
+from file import is_own_key
+from models import BATCH, File, UploadStatus, db, utcnow
+from services import services
+
+UNDELIVERED = (UploadStatus.PENDING, UploadStatus.PROCESSING)
+
+Entry = TypeVar("Entry", bucket.StoredObject, bucket.Multipart)
+
+
+class Finding(NamedTuple):
+    """One disagreement: what it is, whom it concerns, and what would mend it, if something would."""
+
+    kind: str
+    name: str
+    mend: Callable[[], object] | None
+
+
+def findings(grace: timedelta) -> Iterator[Finding]:
+    """Compare everything, and tell what disagrees for longer than the grace.
+
+    An object or unfinished upload without a row is only ever mended under a key prefix of our own: without one,
+    another service may have put it there.
+
+    Raises:
+        StoreError: S3 does not answer.
+    """
+    before = utcnow() - grace
+    yield from _spool_without_row(grace)
+    yield from _rows_without_bytes(before)
+    yield from _objects(before)
+    yield from _multiparts(before)
+
+
+def _spool_without_row(grace: timedelta) -> Iterator[Finding]:
+    spool = services().spool
+    kept = {name for name in spool.kept() if spool.age_seconds(name) >= grace.total_seconds()}
+    known = {row.id for row in File.among(kept)}
+    for file_id in sorted(kept - known):
+        yield Finding("spool file without a row", file_id, partial(spool.drop, file_id))
+
+
+def _rows_without_bytes(before: datetime) -> Iterator[Finding]:
+    """Rows that still need their bytes from this spool, which has them not; nothing can mend that."""
+    spool = services().spool
+    rows = db.session.scalars(
+        select(File.id).where(
+            File.upload_status.in_(UNDELIVERED), File.spool_id == spool.id, File.updated_at <= before
+        )
+    )
+    for file_id in rows.all():
+        if not spool.has(file_id):
+            yield Finding("undelivered row without spool file", file_id, None)
+
+
+def _objects(before: datetime) -> Iterator[Finding]:
+    """Objects that no row knows, and COMPLETE rows whose object is gone."""
+    store = services().store
+    listed: set[str] = set()
+    for batch in _in_batches(_own(bucket.objects(store, _prefix()))):
+        known = _keys(entry.key for entry in batch)
+        listed |= known
+        for entry in batch:
+            if entry.key not in known and entry.modified_at <= before:
+                mend = partial(store.delete, entry.key) if _prefix() else None
+                yield Finding("object without a row", entry.key, mend)
+    complete = select(File.key).where(
+        File.upload_status == UploadStatus.COMPLETE, File.key.startswith(_prefix(), autoescape=True)
+    )
+    for key in db.session.scalars(complete.where(File.completed_at <= before)):
+        if key not in listed:
+            yield Finding("complete row without object", key, None)
+
+
+def _multiparts(before: datetime) -> Iterator[Finding]:
+    """Unfinished uploads that no run is working on."""
+    store = services().store
+    for batch in _in_batches(_own(bucket.multiparts(store, _prefix()))):
+        keys = [entry.key for entry in batch]
+        rows = {row.key: row for row in db.session.scalars(select(File).where(File.key.in_(keys)))}
+        for entry in batch:
+            row = rows.get(entry.key)
+            running = row is not None and row.upload_status == UploadStatus.PROCESSING
+            if running or entry.initiated_at > before:
+                continue
+            ours = row is not None or _prefix()
+            mend = partial(bucket.abort, store, entry) if ours else None
+            yield Finding("unfinished upload that nobody works on", entry.key, mend)
+
+
+def _prefix() -> str:
+    return services().config.S3_KEY_PREFIX
+
+
+def _own(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Only what has a name that we would give."""
+    return (entry for entry in entries if is_own_key(entry.key.removeprefix(_prefix())))
+
+
+def _keys(keys: Iterable[str]) -> set[str]:
+    return set(db.session.scalars(select(File.key).where(File.key.in_(list(keys)))))
+
+
+def _in_batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    while batch := list(islice(entries, BATCH)):
+        yield batch

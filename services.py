@@ -1,0 +1,58 @@
+"""What a process needs to deliver files: spool, store, pool and queue; made once per app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from celery import Celery, Task
+from flask import Flask, current_app
+
+from config import Config, make_celery
+from pool import UploadPool
+from spool import Spool
+from store import Store
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of one app; they connect to nothing before they are used."""
+
+    config: Config
+    spool: Spool
+    store: Store
+    pool: UploadPool
+    celery: Celery
+    leases: dict[str, str] = field(default_factory=dict)
+    """The runs of this process: File id to lease owner."""
+
+
+def init_app(app: Flask, config: Config) -> None:
+    """Give the app its services, under `app.extensions["ferryman"]`."""
+
+    class AppTask(Task):  # type: ignore[type-arg]
+        """A task that runs inside the app's context."""
+
+        def __call__(self, *args: object, **kwargs: object) -> object:
+            with app.app_context():
+                return self.run(*args, **kwargs)
+
+    spool = Spool(config.SPOOL_DIR, config.SPOOL_MAX_BYTES, config.SPOOL_FSYNC)
+    app.extensions["ferryman"] = Services(
+        config=config,
+        spool=spool,
+        store=Store(config),
+        pool=UploadPool(config.UPLOAD_THREADS, config.UPLOAD_BACKLOG),
+        celery=make_celery(config, spool.id, AppTask),
+    )
+
+
+def services() -> Services:
+    """The services of the current app."""
+    found: Services = current_app.extensions["ferryman"]
+    return found
+
+
+def this_app() -> Flask:
+    """The current app itself, to be used in another thread."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    return app
