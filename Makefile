@@ -7,7 +7,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format clean
+.PHONY: help run test faults soak check format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,7 +16,13 @@ run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=
 	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python run.py
 
 test: .venv/test ## Run all tests on real servers, with coverage (ARGS="-k contract")
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not soak" $(ARGS)
+
+faults: .venv/test ## Run the whole fault kit: everything that can die, at every step
+	@$(BIN)/python -m pytest tests/faults -m "not soak" $(ARGS)
+
+soak: .venv/test ## Load with random faults for SOAK_SECONDS=240
+	@$(BIN)/python -m pytest tests/faults -s -m soak $(ARGS)
 
 check: .venv/test ## Check format, lint and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy .

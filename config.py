@@ -75,8 +75,8 @@ class Config:
     SPOOL_FSYNC: bool = False
     UPLOAD_THREADS: int = _at_least(1, 4)
     UPLOAD_BACKLOG: int = _at_least(1, 1000)
-    LEASE_SECONDS: int = _at_least(1, 30)
-    MAX_ATTEMPTS: int = _at_least(1, 500)
+    LEASE_SECONDS: int = field(default=30, metadata={"minimum": 1, "maximum": 300})
+    MAX_ATTEMPTS: int = _at_least(1, 2000)
     RETRY_WINDOW_SECONDS: int = _at_least(0, 24 * 3600)
     ERROR_RETENTION_SECONDS: int = _at_least(0, 7 * 24 * 3600)
 
@@ -118,6 +118,8 @@ def _cast(setting: Field[Any], text: str, cast: Callable[[str], Any]) -> Any:
         raise ConfigError(f"{setting.name} must be {error}, not {text!r}.") from None
     if "minimum" in setting.metadata and value < setting.metadata["minimum"]:
         raise ConfigError(f"{setting.name} must be at least {setting.metadata['minimum']}, not {text}.")
+    if "maximum" in setting.metadata and value > setting.metadata["maximum"]:
+        raise ConfigError(f"{setting.name} must be at most {setting.metadata['maximum']}, not {text}.")
     if "choices" in setting.metadata and value not in setting.metadata["choices"]:
         known = ", ".join(setting.metadata["choices"])
         raise ConfigError(f"{setting.name} must be one of {known}, not {text!r}.")

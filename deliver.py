@@ -16,7 +16,7 @@ from store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-BACKOFF_CAP_SECONDS = 300.0
+BACKOFF_CAP_SECONDS = 60.0
 UNEXPECTED = "The delivery failed unexpectedly."
 
 

@@ -35,6 +35,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 POOL_SECONDS = 5
 BUSY_SECONDS = 5
 BATCH = 500
+LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
 
 
 class Base(DeclarativeBase):
@@ -182,7 +183,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             The claimed row, or None if another run has it, or there is nothing left to do.
         """
         now = utcnow()
-        lease_is_over = and_(cls.upload_status == UploadStatus.PROCESSING, cls.due_at <= now)
+        lease_is_over = and_(cls.upload_status == UploadStatus.PROCESSING, cls._is_due())
         claimed = cls._move(
             [
                 cls.id == file_id,
@@ -257,7 +258,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     def due(cls, spool_id: str, limit: int) -> Sequence[str]:
         """Ids of the rows of a spool that anyone may take, the longest due first."""
         unfinished = cls.upload_status.in_([UploadStatus.PENDING, UploadStatus.PROCESSING])
-        statement = select(cls.id).where(unfinished, cls.spool_id == spool_id, cls.due_at <= utcnow())
+        statement = select(cls.id).where(unfinished, cls.spool_id == spool_id, cls._is_due())
         ids = db.session.scalars(statement.order_by(cls.due_at).limit(limit)).all()
         db.session.commit()
         return ids
@@ -274,6 +275,12 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         """When the oldest row that is still PENDING or PROCESSING was created."""
         undelivered = cls.upload_status.in_([UploadStatus.PENDING, UploadStatus.PROCESSING])
         return db.session.scalar(select(func.min(cls.created_at)).where(undelivered))
+
+    @classmethod
+    def _is_due(cls) -> ColumnElement[bool]:
+        """Its time has come; or it lies so far ahead that a wrong clock must have written it."""
+        now = utcnow()
+        return or_(cls.due_at <= now, cls.due_at > now + LONGEST_WAIT)
 
     @classmethod
     def _held_by(cls, file_id: str, owner: str) -> list[ColumnElement[bool]]:

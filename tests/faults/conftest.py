@@ -1,0 +1,50 @@
+"""Fixtures of the fault kit, and the table of what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.kit import Kit, Result
+from tests.stack import PostgresServer, RedisServer, S3Server
+
+RESULTS: list[Result] = []
+
+
+@pytest.fixture
+def kit(tmp_path: Path, s3: S3Server, redis_server: RedisServer, postgres: PostgresServer) -> Iterator[Kit]:
+    """A service on PostgreSQL."""
+    yield from started(Kit(tmp_path, s3, redis_server, postgres))
+
+
+@pytest.fixture
+def sqlite_kit(tmp_path: Path, s3: S3Server, redis_server: RedisServer) -> Iterator[Kit]:
+    """A service on SQLite."""
+    yield from started(Kit(tmp_path, s3, redis_server, None))
+
+
+def started(kit: Kit) -> Iterator[Kit]:
+    try:
+        kit.start()
+        yield kit
+    finally:
+        kit.stop()
+
+
+@pytest.fixture
+def results() -> list[Result]:
+    return RESULTS
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not RESULTS:
+        return
+    terminalreporter.section("faults")
+    row = "{:46} {:7} {:>9} {:>10} {:>5} {:>11} {:>9}"
+    header = ("fault", "mode", "accepted", "delivered", "lost", "duplicated", "healed s")
+    terminalreporter.write_line(row.format(*header))
+    for result in RESULTS:
+        shown = [*map(str, result[:-1]), f"{result.seconds_to_heal:.1f}"]
+        terminalreporter.write_line(row.format(*shown))
