@@ -164,7 +164,8 @@ def make_celery(config: Config, spool_id: str, task_class: type[Task[..., Any]] 
             "socket_timeout": 3,
             "max_retries": 0,
         },
-        # After TERM a worker may finish for so long; what is left goes back to the queue.
+        # After QUIT a worker may finish for so long, and what is left goes back to the queue. TERM waits without
+        # end, unless Celery is told REMAP_SIGTERM=SIGQUIT.
         worker_soft_shutdown_timeout=10,
         worker_hijack_root_logger=False,
     )

@@ -9,10 +9,10 @@ from sweep import Sweeper
 
 load_dotenv()
 
-bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '5000')}"
+bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 5000}"
 worker_class = "gthread"
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-threads = int(os.environ.get("WEB_THREADS", "16"))
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+threads = int(os.environ.get("WEB_THREADS") or 16)
 
 # Every process builds the app after the fork, so S3 client, database pool and threads are its own.
 preload_app = False
@@ -23,6 +23,8 @@ timeout = 60
 graceful_timeout = 15
 keepalive = 15
 
+# The heartbeat's file must not wait for a busy disk, says gunicorn's FAQ.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 accesslog = "-"
 control_socket_disable = True
 

@@ -53,7 +53,7 @@ def main() -> int:
         return _refuse(str(error))
     honcho.KILL_WAIT = STOP_SECONDS
     manager = Manager()
-    environment = {**os.environ, **settings, "PORT": port, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **settings, "PORT": port, "PYTHONUNBUFFERED": "1", "REMAP_SIGTERM": "SIGQUIT"}
     for name, server in servers.items():
         log = shlex.quote(str(data / f"{name}.log"))
         command = f"exec {shlex.join(server.command)} >>{log} 2>&1"
