@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -77,5 +76,5 @@ def _parse_dictionary(field: str, text: str) -> list[tuple[str, str, bytes]]:
 def _decode(field: str, text: str) -> bytes:
     try:
         return base64.b64decode(text.strip(), validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; text that is not ASCII raises a bare one
         raise InvalidUpload(f"The {field} is malformed.") from None

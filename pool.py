@@ -21,6 +21,7 @@ class UploadPool:
         self._executor = ThreadPoolExecutor(threads, "upload")
         self._jobs: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
+        self._stopped = False
 
     @property
     def held(self) -> int:
@@ -33,9 +34,9 @@ class UploadPool:
         return self.held >= self.backlog
 
     def submit(self, file_id: str, job: Callable[[], None]) -> None:
-        """Queue a file's job, unless the pool holds that file already."""
+        """Queue a file's job, unless the pool holds that file already, or has stopped and leaves it to others."""
         with self._lock:
-            if file_id in self._jobs:
+            if file_id in self._jobs or self._stopped:
                 return
             future = self._jobs[file_id] = self._executor.submit(job)
         future.add_done_callback(lambda _: self._forget(file_id))
@@ -50,6 +51,7 @@ class UploadPool:
             The files whose job never began.
         """
         with self._lock:
+            self._stopped = True
             jobs = dict(self._jobs)
         never_began = [file_id for file_id, future in jobs.items() if future.cancel()]
         self._executor.shutdown(wait=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from flask import Request
@@ -23,6 +25,8 @@ from spool import Incoming
 
 FIELD = "file"
 CHUNK_BYTES = 1 * MIB
+MIN_CHUNK_BYTES = 4 * 1024
+QUICK_SECONDS = 0.1
 MAX_PARTS = 16
 MAX_PART_HEADER_BYTES = 8 * 1024
 
@@ -105,8 +109,14 @@ def _accept(
         name=part.filename,
         content_type=media_type(part.header("Content-Type"), part.filename, config.ALLOWED_CONTENT_TYPES),
         key=key,
-        digests=Digests(part.header, also_digest),
+        digests=Digests(partial(_field, part), also_digest),
     )
+
+
+def _field(part: MultipartSegment, name: str) -> str | None:
+    """A header field of a part; several lines are one list (RFC 9110, section 5.3)."""
+    lines = [value for field, value in part.headerlist if field.lower() == name.lower()]
+    return ", ".join(lines) or None
 
 
 def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
@@ -134,9 +144,13 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
 def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
     """Read the body, as declared or to its end, but never more than is taken."""
     stream = get_input_stream(request.environ)
-    received = 0
+    received, size, asked_at = 0, MIN_CHUNK_BYTES, time.monotonic()
     try:
-        while chunk := stream.read(CHUNK_BYTES):
+        # A read waits until it is full, so it asks a slow client for little: the request's lease is renewed between.
+        while chunk := stream.read(size):
+            answered_at = time.monotonic()
+            size = min(size * 2, CHUNK_BYTES) if answered_at - asked_at < QUICK_SECONDS else MIN_CHUNK_BYTES
+            asked_at = answered_at
             received += len(chunk)
             if received > max_bytes:
                 raise _too_large(max_bytes)

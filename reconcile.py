@@ -80,7 +80,7 @@ def _objects(before: datetime) -> Iterator[Finding]:
         File.upload_status == UploadStatus.COMPLETE, File.key.startswith(_prefix(), autoescape=True)
     )
     for key in db.session.scalars(complete.where(File.completed_at <= before)):
-        if key not in listed:
+        if key not in listed and is_own_key(key.removeprefix(_prefix())):
             yield Finding("complete row without object", key, None)
 
 

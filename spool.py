@@ -36,6 +36,7 @@ class Incoming:
         self._part = path.with_suffix(PART)
         self._path = path
         self._next_check = CHECK_BYTES
+        self._room = spool.max_bytes - spool.used_bytes() if spool.max_bytes else None
         with _room():
             self._file = open(self._part, "xb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)  # tells that its writer lives
@@ -51,6 +52,8 @@ class Incoming:
         Raises:
             Busy: there is no more room.
         """
+        if self._room is not None and self.size + len(chunk) > self._room:
+            raise Busy("The spool is full; try again later.")
         view = memoryview(chunk)
         with _room():
             while view:
@@ -70,8 +73,8 @@ class Incoming:
         with _room():
             if self._spool.fsync:
                 os.fsync(self._file.fileno())
-            self._file.close()
             self._part.rename(self._path)
+            self._file.close()
             if self._spool.fsync:
                 _fsync_folder(self._path.parent)
 

@@ -118,6 +118,8 @@ class Store:
                 raise
         else:
             if not self.holds(info):
+                # Nobody else can have made it (If-None-Match), and left there it would block all retries.
+                self.delete(info.key)
                 raise StoreError("S3 holds other bytes than were sent.")
         return self.url(info.key)
 

@@ -15,7 +15,7 @@ def env(env: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_exactly_the_limit_is_taken(app: Flask, chunked: bool) -> None:
-    framing = {"wsgi.input_terminated": True} if chunked else {}
+    framing = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""} if chunked else {}
     answer = app.test_client().post(
         "/normal_upload",
         data=body_of(5000),

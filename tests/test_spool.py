@@ -28,7 +28,7 @@ def files(spool: Spool) -> list[str]:
 
 @pytest.mark.parametrize("fsync", [False, True])
 def test_a_kept_file_can_be_read(tmp_path: Path, fsync: bool) -> None:
-    spool = Spool(tmp_path / "spool", fsync)
+    spool = Spool(tmp_path / "spool", fsync=fsync)
     with spool.receive(ID) as incoming:
         incoming.write(b"hello ")
         incoming.write(b"world")

@@ -1,0 +1,242 @@
+"""A state machine over the lease: whatever the order of runs, crashes, sweeps and time, a file has one owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from unittest import mock
+
+from flask import Flask
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import models
+from models import File, UploadStatus, db, new_id, utcnow
+
+LEASE = 30
+WINDOW = 3600
+SPOOL = "here"
+
+ANY_RUN = st.integers(min_value=0, max_value=1000)
+DELAYS = st.sampled_from([0, 1, 5 * LEASE])
+TIMES = st.sampled_from([1, LEASE - 1, LEASE, LEASE + 1, 10 * LEASE])
+
+
+@dataclass
+class Run:
+    """A run as it sees itself: until when it believes to hold the lease. One that crashed is never heard of."""
+
+    owner: str
+    until: datetime
+    crashed: bool = False
+
+
+@dataclass
+class Expected:
+    """What the row must be."""
+
+    due_at: datetime
+    upload_status: UploadStatus = UploadStatus.PENDING
+    lease_owner: str | None = None
+    attempts: int = 0
+    url: str | None = None
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """One File, any number of runs that want it, and a clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = utcnow()
+        self.clock = mock.patch("models.utcnow", side_effect=lambda: self.now)
+        self.clock.start()
+        self.file_id = new_id()
+        self.runs: list[Run] = []
+        self.completions = 0
+        self.expected = Expected(self.after(LEASE))
+        row = File(
+            id=self.file_id,
+            name="a.txt",
+            key=self.file_id,
+            mode="celery",
+            size=1,
+            content_type="text/plain",
+            crc64nvme="AAAAAAAAAAA=",
+            spool_id=SPOOL,
+            due_at=self.expected.due_at,
+            retry_until=self.after(WINDOW),
+        )
+        db.session.add(row)
+        db.session.commit()
+
+    def teardown(self) -> None:
+        """Every run crashes here, and time goes on: a sweep takes the row, unless it is final."""
+        try:
+            self.now = self.after(20 * LEASE)
+            undelivered = self.expected.upload_status in (UploadStatus.PENDING, UploadStatus.PROCESSING)
+            assert self.is_due() == undelivered
+            assert bool(File.claim(self.file_id, new_id(), LEASE, SPOOL)) == undelivered
+        finally:
+            self.clock.stop()
+
+    def after(self, seconds: int) -> datetime:
+        return self.now + timedelta(seconds=seconds)
+
+    def is_due(self) -> bool:
+        return self.file_id in File.due(SPOOL, 1000)
+
+    def pick(self, number: int) -> Run | None:
+        """A run that has not crashed, be it long out of its lease or at its end."""
+        living = [run for run in self.runs if not run.crashed]
+        return living[number % len(living)] if living else None
+
+    def holds(self, run: Run) -> bool:
+        return self.expected.lease_owner == run.owner
+
+    def claim(self, spool_id: str | None) -> bool:
+        """Let a new run claim the row, as far as it may."""
+        over = self.expected.lease_owner is not None and self.expected.due_at <= self.now
+        free = self.expected.upload_status == UploadStatus.PENDING
+        may = (free or over) and spool_id in (None, SPOOL)
+        run = Run(new_id(), self.after(LEASE))
+        assert bool(File.claim(self.file_id, run.owner, LEASE, spool_id)) == may
+        if may:
+            self.runs.append(run)
+            self.expected.attempts += 1
+            self.expected.upload_status = UploadStatus.PROCESSING
+            self.expected.lease_owner = run.owner
+            self.expected.due_at = run.until
+        return may
+
+    def let_go(self, run: Run, moved: bool, status: UploadStatus) -> None:
+        """A run ends; the row moves only if the run held it."""
+        assert moved == self.holds(run)
+        run.until = self.now
+        if moved:
+            self.expected.upload_status = status
+            self.expected.lease_owner = None
+
+    @rule(spool_id=st.sampled_from([None, SPOOL, "elsewhere"]))
+    def deliver(self, spool_id: str | None) -> None:
+        """A message comes, for the first time or again; it brings its bytes, or has them in a spool."""
+        self.claim(spool_id)
+
+    @rule()
+    def sweep(self) -> None:
+        if self.is_due():
+            assert self.claim(SPOOL)
+
+    @rule(number=ANY_RUN, seconds=st.sampled_from([1, LEASE]))
+    def renew(self, number: int, seconds: int) -> None:
+        if run := self.pick(number):
+            renewed = File.renew(self.file_id, run.owner, seconds)
+            assert renewed == self.holds(run)
+            run.until = self.after(seconds) if renewed else self.now
+            if renewed:
+                self.expected.due_at = run.until
+
+    @rule(number=ANY_RUN)
+    def complete(self, number: int) -> None:
+        if run := self.pick(number):
+            completed = File.complete(self.file_id, run.owner, run.owner, "f" * 64)
+            self.let_go(run, completed, UploadStatus.COMPLETE)
+            if completed:
+                self.completions += 1
+                self.expected.url = run.owner
+
+    @rule(number=ANY_RUN)
+    def fail(self, number: int) -> None:
+        if run := self.pick(number):
+            self.let_go(run, File.fail(self.file_id, run.owner, "no"), UploadStatus.ERROR)
+
+    @rule(number=ANY_RUN, delay=DELAYS)
+    def give_back(self, number: int, delay: int) -> None:
+        if run := self.pick(number):
+            given_back = File.give_back(self.file_id, run.owner, delay, "no")
+            self.let_go(run, given_back, UploadStatus.PENDING)
+            if given_back:
+                self.expected.due_at = self.after(delay)
+
+    @rule(number=ANY_RUN)
+    def crash(self, number: int) -> None:
+        """Nobody hears of the run again, but its name stays on the row."""
+        if run := self.pick(number):
+            run.crashed = True
+
+    @precondition(lambda self: any(not self.holds(run) for run in self.runs))
+    @rule(number=ANY_RUN)
+    def wake_up(self, number: int) -> None:
+        """A run that lost its lease tries everything."""
+        strangers = [run for run in self.runs if not self.holds(run)]
+        owner = strangers[number % len(strangers)].owner
+        assert not File.renew(self.file_id, owner, LEASE)
+        assert not File.complete(self.file_id, owner, owner, "0" * 64)
+        assert not File.fail(self.file_id, owner, "no")
+        assert not File.give_back(self.file_id, owner, 0, "no")
+
+    @rule()
+    def put_forward(self) -> None:
+        """A hand-off came to nothing."""
+        is_pending = self.expected.upload_status == UploadStatus.PENDING
+        assert File.put_forward(self.file_id) == is_pending
+        if is_pending:
+            self.expected.due_at = self.now
+            assert self.is_due()
+
+    @rule()
+    def retry(self) -> None:
+        in_error = self.expected.upload_status == UploadStatus.ERROR
+        assert File.retry(self.file_id, WINDOW) == in_error
+        if in_error:
+            self.expected = Expected(due_at=self.now)
+            assert self.is_due()
+
+    @rule(seconds=TIMES)
+    def time_passes(self, seconds: int) -> None:
+        self.now = self.after(seconds)
+
+    @invariant()
+    def the_row_is_as_expected(self) -> None:
+        """So a run without the lease changed nothing, COMPLETE is final, and attempts fall by a retry only."""
+        row = File.find(self.file_id)
+        assert row
+        assert self.expected == Expected(
+            due_at=row.due_at,
+            upload_status=row.upload_status,
+            lease_owner=row.lease_owner,
+            attempts=row.attempts,
+            url=row.url,
+        )
+
+    @invariant()
+    def at_most_one_run_believes_to_hold_it(self) -> None:
+        assert sum(run.until > self.now for run in self.runs) <= 1
+
+    @invariant()
+    def it_is_completed_once_at_most(self) -> None:
+        assert self.completions == (self.expected.upload_status == UploadStatus.COMPLETE)
+
+
+def test_the_lease_holds_in_every_order(tmp_path: Path) -> None:
+    app = Flask(__name__)
+    models.init_app(app, f"sqlite:///{tmp_path / 'files.db'}", survive_power_loss=False)
+    chosen = settings(
+        max_examples=50,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    with app.app_context():
+        db.create_all()
+        run_state_machine_as_test(LeaseMachine, settings=chosen)
+        db.session.remove()
+        db.engine.dispose()
