@@ -6,8 +6,10 @@ import logging
 import random
 import threading
 import time
+from typing import TypeAlias
 
 import bucket
+from ahead import UploadAhead
 from errors import BytesLost, StoreError, StoreRefused, UploadError
 from file import Uploaded, process_file_to_stream, upload_file_from_stream
 from models import File, new_id, utcnow
@@ -17,6 +19,7 @@ from store import ObjectInfo
 log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
+Source: TypeAlias = str | UploadAhead | None
 UNEXPECTED = "The delivery failed unexpectedly."
 
 
@@ -24,12 +27,12 @@ class LeaseLost(Exception):
     """Another run has taken the row over."""
 
 
-def deliver(file_id: str, stream: str | None = None, retry: bool = True) -> None:
+def deliver(file_id: str, stream: Source = None, retry: bool = True) -> None:
     """Bring one file to S3 and tell its row what became of it; does nothing if another run has the row.
 
     Args:
         file_id: the File row.
-        stream: the file's bytes in base64; without it they are read from the spool.
+        stream: the bytes in base64, or the file already on its way; without it they are read from the spool.
         retry: whether a failure that may heal is tried again later.
     """
     ferry = services()
@@ -46,7 +49,7 @@ def deliver(file_id: str, stream: str | None = None, retry: bool = True) -> None
         ferry.leases.pop(file_id, None)
 
 
-def _run(row: File, owner: str, stream: str | None, retry: bool) -> None:
+def _run(row: File, owner: str, stream: Source, retry: bool) -> None:
     try:
         uploaded = _send(row, owner, stream)
     except UploadError as error:
@@ -68,12 +71,14 @@ def backoff_seconds(attempts: int) -> float:
     return random.uniform(0.5, 1) * min(BACKOFF_CAP_SECONDS, 2.0 ** min(attempts, 20))
 
 
-def _send(row: File, owner: str, stream: str | None) -> Uploaded:
+def _send(row: File, owner: str, stream: Source) -> Uploaded:
     ferry = services()
     if row.attempts > ferry.config.MAX_ATTEMPTS:
         raise UploadError(f"Given up after {row.attempts - 1} attempts.")
     info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
     beat = _Heartbeat(row.id, owner, ferry.config.LEASE_SECONDS)
+    if isinstance(stream, UploadAhead):
+        return stream.finish(info, beat)
     if stream is not None:
         return upload_file_from_stream(ferry.store, stream, info, beat)
     try:

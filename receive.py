@@ -58,7 +58,7 @@ def receive_file(
     request: Request,
     incoming: Incoming,
     config: Config,
-    on_chunk: Callable[[], None] = lambda: None,
+    on_chunk: Callable[[Received], None] = lambda received: None,
     also_digest: tuple[str, ...] = (),
 ) -> Received:
     """Write the request's one file into the spool while it arrives; other form fields are passed over.
@@ -89,7 +89,7 @@ def receive_file(
         elif in_file and event and received:
             incoming.write(event)
             received.digests.update(event)
-            on_chunk()
+            on_chunk(received)
     if received is None:
         raise InvalidUpload(f"The form has no file in the field '{FIELD}'.")
     received.digests.verify()
@@ -146,7 +146,7 @@ def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
     stream = get_input_stream(request.environ)
     received, size, asked_at = 0, MIN_CHUNK_BYTES, time.monotonic()
     try:
-        # A read waits until it is full, so it asks a slow client for little: the request's lease is renewed between.
+        # A read waits until it is full, so a slow client is asked for little, and its lease renewed between.
         while chunk := stream.read(size):
             answered_at = time.monotonic()
             size = min(size * 2, CHUNK_BYTES) if answered_at - asked_at < QUICK_SECONDS else MIN_CHUNK_BYTES

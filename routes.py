@@ -15,7 +15,7 @@ from models import File, UploadStatus, db, new_id, utcnow
 from receive import Received, declared_length, receive_file
 from services import services
 from spool import Incoming
-from tasks import RUNNERS, submit
+from tasks import RUNS, Run, submit
 
 bp = Blueprint("files", __name__)
 
@@ -105,26 +105,43 @@ def _accept(mode: str) -> File:
     ferry = services()
     if mode == "async" and ferry.pool.is_full:
         raise Busy("Too many files wait for S3; try again later.")
-    ferry.spool.require(declared_length(request, ferry.config.MAX_CONTENT_LENGTH))
+    run = RUNS[mode]()
+    try:
+        row, is_new = _take_in(mode, run)
+    except BaseException:
+        run.give_up()
+        raise
+    if is_new:
+        run.hand_off(row)
+    return row
+
+
+def _take_in(mode: str, run: Run) -> tuple[File, bool]:
+    """Receive a file and commit its row; or find the row of an equal request that came earlier."""
+    ferry = services()
+    length = declared_length(request, ferry.config.MAX_CONTENT_LENGTH)
     key = request.headers.get("Idempotency-Key")
-    with scope(key, ferry.config.LEASE_SECONDS) as held, ferry.spool.receive(new_id()) as incoming:
-        received = receive_file(request, incoming, ferry.config, held.renew, ("sha256",) if key else ())
+    with scope(key, ferry.config.LEASE_SECONDS) as held, ferry.spool.receive(new_id(), length) as incoming:
+
+        def on_chunk(received: Received) -> None:
+            held.renew()
+            run.arrived(received, incoming)
+
+        received = receive_file(request, incoming, ferry.config, on_chunk, ("sha256",) if key else ())
         if key:
             facts = (mode, received.name, received.content_type, received.digests.hexdigest("sha256"))
-            earlier = held.match(fingerprint(*facts))
-            if earlier:
+            if earlier := held.match(fingerprint(*facts)):
                 incoming.discard()
-                return _found(earlier)
+                run.give_up()
+                return _found(earlier), False
+            held.finish(fingerprint(*facts), incoming.file_id)
         incoming.keep()
         row = _new_row(mode, received, incoming)
         db.session.add(row)
-        if key:
-            held.finish(fingerprint(*facts), row.id)
         db.session.flush()
     # Outside the block: a commit whose answer is lost may have happened, so its bytes must stay.
     db.session.commit()
-    RUNNERS[mode](row)
-    return row
+    return row, True
 
 
 def _found(file_id: str) -> File:

@@ -28,17 +28,18 @@ FILE_ID = re.compile(r"[0-9a-f]{32}")
 class Incoming:
     """A file that is being written into the spool."""
 
-    def __init__(self, spool: Spool, path: Path) -> None:
+    def __init__(self, spool: Spool, path: Path, expected_bytes: int) -> None:
         self.file_id = path.name
+        self.expected_bytes = expected_bytes
         self.size = 0
         self._crc = Crc64Nvme()
         self._spool = spool
-        self._part = path.with_suffix(PART)
+        self.path = path.with_suffix(PART)
         self._path = path
         self._next_check = CHECK_BYTES
         self._room = spool.max_bytes - spool.used_bytes() if spool.max_bytes else None
         with _room():
-            self._file = open(self._part, "xb", buffering=0)
+            self._file = open(self.path, "xb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)  # tells that its writer lives
 
     @property
@@ -73,7 +74,7 @@ class Incoming:
         with _room():
             if self._spool.fsync:
                 os.fsync(self._file.fileno())
-            self._part.rename(self._path)
+            self.path.rename(self._path)
             self._file.close()
             if self._spool.fsync:
                 _fsync_folder(self._path.parent)
@@ -81,7 +82,7 @@ class Incoming:
     def discard(self) -> None:
         """Leave nothing of the file."""
         self._file.close()
-        self._part.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
 
 
@@ -122,9 +123,18 @@ class Spool:
         return used
 
     @contextmanager
-    def receive(self, file_id: str) -> Iterator[Incoming]:
-        """Write a new file; if the block raises, nothing of it stays."""
-        incoming = Incoming(self, self._path(file_id))
+    def receive(self, file_id: str, expected_bytes: int = 0) -> Iterator[Incoming]:
+        """Write a new file; if the block raises, nothing of it stays.
+
+        Args:
+            file_id: its name.
+            expected_bytes: about how large it will be; 0 if nobody knows.
+
+        Raises:
+            Busy: there is no room for it.
+        """
+        self.require(expected_bytes)
+        incoming = Incoming(self, self._path(file_id), expected_bytes)
         try:
             yield incoming
         except BaseException:

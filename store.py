@@ -6,10 +6,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from io import RawIOBase
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 
 import boto3
+from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
@@ -42,6 +44,10 @@ HEAD_CODES = {"403": "AccessDenied", "404": "NoSuchBucket"}
 CONNECT_SECONDS = 3
 READ_SECONDS = 20
 CHUNK_BYTES = 1 * MIB
+STREAM_PART_BYTES = 8 * MIB
+MAX_PARTS = 9_000  # S3 takes 10,000, and a file may be larger than expected
+# A part costs a request and a second read for its checksum, so parts are large, and small files have none.
+TRANSFER = TransferConfig(multipart_threshold=64 * MIB, multipart_chunksize=32 * MIB, max_concurrency=2)
 
 Progress = Callable[[int], None]
 
@@ -71,9 +77,7 @@ class Store:
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._client_pid = 0
-        self._transfer = TransferConfig(
-            multipart_threshold=16 * MIB, multipart_chunksize=8 * MIB, max_concurrency=4
-        )
+        self._has_checksums = config.S3_CHECKSUM_MODE == "crc64nvme"
 
     @property
     def client(self) -> S3Client:
@@ -108,11 +112,58 @@ class Store:
         and https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
         """
         arguments = {"ContentType": info.content_type}
-        if self._config.S3_CHECKSUM_MODE == "crc64nvme":
+        if self._has_checksums:
             arguments["ChecksumCRC64NVME"] = info.crc64nvme
+
+        def upload() -> None:
+            path = getattr(stream, "name", None)
+            if path:  # upload_fileobj would hold the parts in memory
+                self.client.upload_file(path, self.bucket, info.key, arguments, on_progress, TRANSFER)
+            else:
+                self.client.upload_fileobj(stream, self.bucket, info.key, arguments, on_progress, TRANSFER)
+
+        with stream:
+            return self.settle(info, upload)
+
+    def put_unsized(self, stream: RawIOBase, key: str, content_type: str, expected_bytes: int) -> None:
+        """Bring a stream into the bucket that is read as it comes, in bounded memory; closes the stream.
+
+        Args:
+            stream: the bytes; nothing appears in the bucket before its end is read.
+            key: the object's name.
+            content_type: its media type.
+            expected_bytes: about how many bytes will come; parts grow so that they are never too many.
+
+        Raises:
+            StoreError: S3 did not take the bytes.
+        """
+        arguments = {"ContentType": content_type}
+        if self._has_checksums:
+            arguments |= {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
+        part_bytes = max(STREAM_PART_BYTES, expected_bytes // MAX_PARTS + 1)
+        transfer = TransferConfig(
+            multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=2
+        )
+        transfer.max_in_memory_upload_chunks = 2
+        with stream, translated_errors():
+            self.client.upload_fileobj(cast("BinaryIO", stream), self.bucket, key, arguments, None, transfer)
+
+    def settle(self, info: ObjectInfo, upload: Callable[[], None]) -> str:
+        """Run an upload, and whether it failed or not, see what S3 holds afterwards.
+
+        Args:
+            info: what the object must be.
+            upload: sends the bytes.
+
+        Returns:
+            The object's url.
+
+        Raises:
+            StoreError: S3 did not take the bytes, or holds others under the key.
+        """
         try:
             with translated_errors():
-                self.client.upload_fileobj(stream, self.bucket, info.key, arguments, on_progress, self._transfer)
+                upload()
         except StoreError:
             if not self._is_there_after_all(info):
                 raise
@@ -184,11 +235,13 @@ def translated_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ClientError, BotoCoreError) as error:
+    except (ClientError, BotoCoreError, S3UploadFailedError) as error:
         raise _translate(error) from error
 
 
-def _translate(error: Exception) -> StoreError:
+def _translate(error: BaseException) -> StoreError:
+    if isinstance(error, S3UploadFailedError) and error.__context__:
+        error = error.__context__
     if isinstance(error, ClientError):
         code = error.response["Error"]["Code"]
         code = HEAD_CODES.get(code, code)

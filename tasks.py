@@ -3,56 +3,93 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from celery import shared_task
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from ahead import AHEAD_BYTES, UploadAhead
 from config import spool_queue
 from deliver import deliver
 from file import process_file_to_stream
 from models import File
+from receive import Received
 from services import services, this_app
+from spool import Incoming
 
 log = logging.getLogger(__name__)
 
-Runner = Callable[[File], None]
+
+class Run:
+    """One upload on its way through a request: bytes arrive, then it is handed off, or nothing comes of it."""
+
+    def arrived(self, received: Received, incoming: Incoming) -> None:
+        """Some of the file has arrived."""
+
+    def hand_off(self, row: File) -> None:
+        """The file is accepted; see that it is delivered."""
+        raise NotImplementedError
+
+    def give_up(self) -> None:
+        """The file is not accepted."""
 
 
-def run_inline(row: File) -> None:
-    """Deliver the file now; the client waits, so a failure is told at once instead of tried again."""
-    deliver(row.id, retry=False)
+class InlineRun(Run):
+    """Deliver the file in the request, a large one already while it arrives.
+
+    The client waits, so a failure is told at once instead of tried again.
+    """
+
+    def __init__(self) -> None:
+        self._ahead: UploadAhead | None = None
+
+    def arrived(self, received: Received, incoming: Incoming) -> None:
+        if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES:
+            self._ahead = UploadAhead(
+                services().store, incoming.path, received.key, received.content_type, incoming.expected_bytes
+            )
+        if self._ahead:
+            self._ahead.grown(incoming.size)
+
+    def hand_off(self, row: File) -> None:
+        try:
+            deliver(row.id, self._ahead, retry=False)
+        finally:
+            self.give_up()  # for the case that it could not be delivered by this run
+
+    def give_up(self) -> None:
+        if self._ahead:
+            self._ahead.give_up()
 
 
-def run_in_thread(row: File) -> None:
+class ThreadRun(Run):
     """Deliver the file on the process's bounded thread pool."""
-    submit(row.id)
+
+    def hand_off(self, row: File) -> None:
+        submit(row.id)
 
 
-def run_in_celery(row: File) -> None:
+class CeleryRun(Run):
     """Hand the file to a Celery worker: a small one inside the message, a large one by its id.
 
     A dead broker is no error: the row is the truth, and the sweep delivers it.
     """
-    ferry = services()
-    payload, queue = None, spool_queue(row.spool_id)
-    if row.size <= ferry.config.CELERY_INLINE_MAX_BYTES:
-        with ferry.spool.open(row.id) as spooled:
-            payload = process_file_to_stream(spooled, to_utf8=True)
-        queue = ferry.celery.conf.task_default_queue
-    try:
-        ferry.celery.send_task(upload_task.name, (row.id, payload), queue=queue)
-    except OperationalError as error:
-        log.warning("file %s is left to the sweep, the broker does not take it: %s", row.id, error)
-        File.put_forward(row.id)
+
+    def hand_off(self, row: File) -> None:
+        ferry = services()
+        payload, queue = None, spool_queue(row.spool_id)
+        if row.size <= ferry.config.CELERY_INLINE_MAX_BYTES:
+            with ferry.spool.open(row.id) as spooled:
+                payload = process_file_to_stream(spooled, to_utf8=True)
+            queue = ferry.celery.conf.task_default_queue
+        try:
+            ferry.celery.send_task(upload_task.name, (row.id, payload), queue=queue)
+        except OperationalError as error:
+            log.warning("file %s is left to the sweep, the broker does not take it: %s", row.id, error)
+            File.put_forward(row.id)
 
 
-RUNNERS: dict[str, Runner] = {
-    "normal": run_inline,
-    "async": run_in_thread,
-    "celery": run_in_celery,
-}
+RUNS: dict[str, type[Run]] = {"normal": InlineRun, "async": ThreadRun, "celery": CeleryRun}
 
 
 @shared_task(name="upload_task")

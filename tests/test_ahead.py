@@ -1,0 +1,141 @@
+"""A large file in normal mode goes to S3 while it arrives; what breaks off leaves nothing there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ahead import AHEAD_BYTES, ClientGone, UploadAhead
+from config import Config
+from errors import StoreError
+from file import rename_file
+from store import ObjectInfo, Store
+from tests.stack import BUCKET, RedisServer, S3Server, Web, wait_for
+from tests.test_file import info_of
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
+TAIL = b"\r\n--b--\r\n"
+CONTENT = os.urandom(3 * AHEAD_BYTES)
+
+
+@pytest.fixture
+def store(s3: S3Server) -> Store:
+    return Store(Config.from_mapping(s3.settings))
+
+
+def unfinished(bucket: S3Client, prefix: str) -> int:
+    return len(bucket.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", []))
+
+
+def objects(bucket: S3Client, prefix: str) -> int:
+    return bucket.list_objects_v2(Bucket=BUCKET, Prefix=prefix)["KeyCount"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 9 * 1024 * 1024, len(CONTENT)])
+def test_what_grows_arrives_whole(store: Store, tmp_path: Path, size: int) -> None:
+    path, content = tmp_path / "growing", CONTENT[:size]
+    info = info_of(content, tmp_path)
+    with path.open("wb", buffering=0) as file:
+        ahead = UploadAhead(store, path, info.key, info.content_type, size)
+        for start in range(0, size, 5_000_000):
+            file.write(content[start : start + 5_000_000])
+            ahead.grown(file.tell())
+    uploaded = ahead.finish(info, lambda sent: None)
+    assert uploaded == (store.url(info.key), hashlib.sha256(content).hexdigest())
+    assert store.client.get_object(Bucket=BUCKET, Key=info.key)["Body"].read() == content
+
+
+def test_nothing_appears_before_the_end(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "growing"
+    path.write_bytes(CONTENT)
+    info = ObjectInfo(rename_file("a.bin"), "text/x-test", len(CONTENT), "")
+    ahead = UploadAhead(store, path, info.key, info.content_type, info.size)
+    ahead.grown(info.size)
+    wait_for(lambda: unfinished(store.client, info.key) == 1)
+    assert objects(store.client, info.key) == 0
+    ahead.give_up()
+    assert unfinished(store.client, info.key) == 0
+    assert objects(store.client, info.key) == 0
+    with pytest.raises(ClientGone):
+        ahead.finish(info, lambda sent: None)
+
+
+def test_other_bytes_than_were_received_are_noticed_and_removed(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "growing"
+    path.write_bytes(CONTENT)
+    info = info_of(CONTENT[:-1] + b"x", tmp_path)
+    ahead = UploadAhead(store, path, info.key, info.content_type, info.size)
+    with pytest.raises(StoreError, match="other bytes"):
+        ahead.finish(info, lambda sent: None)
+    assert objects(store.client, info.key) == 0
+
+
+@pytest.fixture(scope="module")
+def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    folder = tmp_path_factory.mktemp("ahead")
+    env = {
+        **s3.settings,
+        **redis_server.settings,
+        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
+        "SPOOL_DIR": str(folder / "spool"),
+        "S3_KEY_PREFIX": "ahead/",
+    }
+    web = Web(folder, env)
+    web.start()
+    try:
+        web.wait()
+        yield web
+    finally:
+        web.stop()
+
+
+def connect(web: Web, length: int) -> socket.socket:
+    host, port = web.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(
+        b"POST /normal_upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n"
+        b"Content-Length: %d\r\n\r\n" % length
+    )
+    return connection
+
+
+def test_parts_are_in_s3_before_the_last_byte_is_sent(web: Web, bucket: S3Client) -> None:
+    with connect(web, len(HEAD + CONTENT + TAIL)) as connection:
+        connection.sendall(HEAD + CONTENT[:-1000])
+        wait_for(lambda: unfinished(bucket, "ahead/") == 1)
+        upload = bucket.list_multipart_uploads(Bucket=BUCKET, Prefix="ahead/")["Uploads"][0]
+        wait_for(
+            lambda: (
+                len(bucket.list_parts(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])["Parts"]) >= 5
+            )
+        )
+        connection.sendall(CONTENT[-1000:] + TAIL)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    assert b" 201 " in answer.splitlines()[0]
+    assert hashlib.sha256(CONTENT).hexdigest().encode() in answer
+    assert unfinished(bucket, "ahead/") == 0
+    assert bucket.get_object(Bucket=BUCKET, Key=upload["Key"])["Body"].read() == CONTENT
+    bucket.delete_object(Bucket=BUCKET, Key=upload["Key"])
+
+
+def test_a_client_that_breaks_off_leaves_nothing(web: Web, bucket: S3Client) -> None:
+    with connect(web, len(HEAD + CONTENT + TAIL)) as connection:
+        connection.sendall(HEAD + CONTENT[: 2 * AHEAD_BYTES])
+        wait_for(lambda: unfinished(bucket, "ahead/") == 1)
+    wait_for(lambda: unfinished(bucket, "ahead/") == 0)
+    time.sleep(0.2)
+    assert objects(bucket, "ahead/") == 0
+    assert os.listdir(web.env["SPOOL_DIR"]) == ["spool-id"]
