@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import RawIOBase
+from io import IOBase
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 
@@ -125,7 +125,7 @@ class Store:
         with stream:
             return self.settle(info, upload)
 
-    def put_unsized(self, stream: RawIOBase, key: str, content_type: str, expected_bytes: int) -> None:
+    def put_unsized(self, stream: IOBase, key: str, content_type: str, expected_bytes: int) -> None:
         """Bring a stream into the bucket that is read as it comes, in bounded memory; closes the stream.
 
         Args:

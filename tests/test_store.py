@@ -1,0 +1,140 @@
+"""What S3 may answer besides yes, from a double that says what no real store says on request."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from boto3.s3.transfer import TransferConfig
+
+from config import MIB, Config
+from errors import StoreError, StoreRefused
+from store import ObjectInfo, Store
+
+UPLOAD = "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+
+
+class Double(ThreadingHTTPServer):
+    """An S3 end that takes parts, and gives a prepared answer to whatever would make an object appear."""
+
+    answer: tuple[int, str] = (200, "")
+    aborted = False
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Double
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if "partNumber" in self.path:
+            self._say(200, "", ETag='"e"')
+        else:
+            self._say(*self.server.answer)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if "uploads" in self.path:
+            self._say(200, UPLOAD)
+        else:
+            self._say(*self.server.answer)
+
+    def do_DELETE(self) -> None:
+        self.server.aborted = True
+        self._say(204, "")
+
+    def do_HEAD(self) -> None:
+        self._say(404, "")
+
+    def _say(self, status: int, body: str, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    with Double(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def store(double: Double) -> Iterator[Store]:
+    settings = {
+        "S3_BUCKET_NAME": "bucket",
+        "S3_ENDPOINT_URL": f"http://127.0.0.1:{double.server_port}",
+        "AWS_ACCESS_KEY": "key",
+        "AWS_ACCESS_SECRET": "secret",
+    }
+    store = Store(Config.from_mapping(settings))
+    yield store
+    store.client.close()
+
+
+def error(code: str) -> str:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>secret words</Message></Error>"
+
+
+INFO = ObjectInfo("key", "text/plain", 5, "AAAAAAAAAAA=")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "said"),
+    [
+        (503, "SlowDown", StoreError, "slow down"),
+        (500, "InternalError", StoreError, "out of order"),
+        (504, "", StoreError, "out of order"),
+        (400, "ExpiredToken", StoreError, "expired"),
+        (403, "RequestTimeTooSkewed", StoreError, "clock"),
+        (400, "RequestTimeout", StoreError, "in time"),
+        (409, "ConditionalRequestConflict", StoreError, "twice"),
+        (404, "NoSuchBucket", StoreRefused, "does not exist"),
+        (403, "AccessDenied", StoreRefused, "denies"),
+        (403, "InvalidAccessKeyId", StoreRefused, "credentials"),
+        (412, "PreconditionFailed", StoreRefused, "other bytes"),
+        (400, "EntityTooLarge", StoreRefused, "EntityTooLarge"),
+    ],
+)
+def test_an_error_may_heal_or_not(
+    double: Double, store: Store, status: int, code: str, kind: type[StoreError], said: str
+) -> None:
+    double.answer = (status, error(code))
+    with pytest.raises(StoreError, match=said) as raised:
+        store.put(io.BytesIO(b"hello"), INFO)
+    assert type(raised.value) is kind
+    assert "secret words" not in raised.value.detail
+
+
+def test_200_with_an_error_in_the_body_is_a_failure(double: Double, store: Store) -> None:
+    """Which S3 may do for CompleteMultipartUpload, since it answers before it is done."""
+    double.answer = (200, error("InternalError"))
+    with pytest.raises(StoreError):
+        store.put_unsized(io.BytesIO(b"x" * 17 * MIB), "key", "text/plain", 17 * MIB)
+    assert double.aborted
+
+
+def test_200_without_an_object_is_a_failure(double: Double, store: Store) -> None:
+    with pytest.raises(StoreError, match="other bytes"):
+        store.put(io.BytesIO(b"hello"), INFO)
+
+
+def test_parts_are_never_more_than_s3_takes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part size for the largest object of S3, 5 TiB; the transfer itself is not run."""
+    seen: dict[str, TransferConfig] = {}
+    monkeypatch.setattr(store.client, "upload_fileobj", lambda *call: seen.update(config=call[-1]))
+    size = 5 * 1024 * 1024 * MIB
+    store.put_unsized(io.BytesIO(b""), "key", "text/plain", size)
+    assert size / seen["config"].multipart_chunksize < 10_000
