@@ -37,6 +37,12 @@ class InvalidUpload(UploadError):
     status = HTTPStatus.BAD_REQUEST
 
 
+class TooSlow(UploadError):
+    """The client stalls, or sends too little to be waited for."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
 class UnsupportedUpload(UploadError):
     """The request, or the file in it, is of a type that is not taken."""
 

@@ -1,6 +1,7 @@
 """gunicorn's settings: threads that wait for slow clients, and a stop that loses nothing."""
 
 import os
+import resource
 from typing import Any
 
 from dotenv import load_dotenv
@@ -10,9 +11,10 @@ from sweep import Sweeper
 load_dotenv()
 
 bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 5000}"
-worker_class = "gthread"
+worker_class = "patience.Worker"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-threads = int(os.environ.get("WEB_THREADS") or 16)
+# A slow upload holds a thread, and one process may get nearly all of them; see docs/slow-clients.md.
+threads = int(os.environ.get("WEB_THREADS") or 128)
 
 # Every process builds the app after the fork, so S3 client, database pool and threads are its own.
 preload_app = False
@@ -22,6 +24,12 @@ timeout = 60
 # What an orderly stop may take: requests, then deliveries. What is left is handed back and swept later.
 graceful_timeout = 15
 keepalive = 15
+
+# A process that has no descriptor left for a connection dies: take what the system grants, half of it for clients.
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+files = 16_384 if most == resource.RLIM_INFINITY else min(most, 16_384)
+resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+worker_connections = files // 2
 
 # The heartbeat's file must not wait for a busy disk, says gunicorn's FAQ.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108

@@ -19,7 +19,7 @@ from werkzeug.wsgi import get_input_stream
 
 from config import MIB, Config
 from digests import Digests
-from errors import InvalidUpload, UnsupportedUpload, UploadTooLarge
+from errors import InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
 from file import media_type, rename_file
 from spool import Incoming
 
@@ -76,6 +76,7 @@ def receive_file(
             the file or the body does not match a digest that was sent along.
         UploadTooLarge: the request or a part's header is over its limit.
         Busy: the spool is full.
+        TooSlow: the client stalls, or sends too little to be waited for.
 
     Source: RFC 7578. Digest fields of the request speak of its whole body, those of the part of the file.
     """
@@ -155,6 +156,8 @@ def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
             if received > max_bytes:
                 raise _too_large(max_bytes)
             yield chunk
+    except TimeoutError as error:
+        raise TooSlow("The body came too slowly.") from error
     except (ClientDisconnected, OSError) as error:
         raise InvalidUpload("The connection broke off.") from error
 

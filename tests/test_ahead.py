@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -115,7 +115,7 @@ def test_parts_are_in_s3_before_the_last_byte_is_sent(web: Web, bucket: S3Client
         connection.sendall(HEAD + CONTENT[:-1000])
         wait_for(lambda: unfinished(bucket, "ahead/") == 1)
         upload = bucket.list_multipart_uploads(Bucket=BUCKET, Prefix="ahead/")["Uploads"][0]
-        place = {"Bucket": BUCKET, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        place: Any = {"Bucket": BUCKET, "Key": upload["Key"], "UploadId": upload["UploadId"]}
         wait_for(lambda: len(bucket.list_parts(**place).get("Parts", [])) >= 5)
         connection.sendall(CONTENT[-1000:] + TAIL)
         answer = b""
