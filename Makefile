@@ -7,7 +7,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak check format clean
+.PHONY: help run test faults soak load bench bench-quick check format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,13 +16,22 @@ run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=
 	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python run.py
 
 test: .venv/test ## Run all tests on real servers, with coverage (ARGS="-k contract")
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not soak" $(ARGS)
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not soak and not scale" $(ARGS)
 
 faults: .venv/test ## Run the whole fault kit: everything that can die, at every step
 	@$(BIN)/python -m pytest tests/faults -m "not soak" $(ARGS)
 
 soak: .venv/test ## Load with random faults for SOAK_SECONDS=240
 	@$(BIN)/python -m pytest tests/faults -s -m soak $(ARGS)
+
+load: .venv/load ## Load a whole service with Locust, and report (USERS=8 SECONDS=30 HOST=http://...)
+	@USERS=$(USERS) SECONDS=$(SECONDS) HOST=$(HOST) $(BIN)/python -m load.drive
+
+bench: .venv/bench ## Measure it beside the limit, the article's way and Node peers (some 12 minutes)
+	@exec $(BIN)/python -m bench
+
+bench-quick: .venv/bench ## The same with few samples, in under 2 minutes
+	@exec $(BIN)/python -m bench --quick
 
 check: .venv/test ## Check format, lint and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy .
@@ -42,3 +51,9 @@ clean: ## Remove what was installed and all data of `make run`
 
 .venv/test: requirements.txt requirements-run.txt requirements-test.txt constraints.txt | .venv/bin/python
 	@echo "Installing what the tests need into .venv ..." && $(PIP) -r requirements-test.txt && touch $@ .venv/run
+
+.venv/load: requirements.txt requirements-run.txt requirements-test.txt requirements-load.txt constraints.txt | .venv/bin/python
+	@echo "Installing what the load needs into .venv ..." && $(PIP) -r requirements-load.txt && touch $@ .venv/test .venv/run
+
+.venv/bench: requirements.txt requirements-run.txt requirements-test.txt requirements-bench.txt constraints.txt | .venv/bin/python
+	@echo "Installing what the bench needs into .venv ..." && $(PIP) -r requirements-bench.txt && touch $@ .venv/run .venv/test

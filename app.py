@@ -37,7 +37,8 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     config = Config.from_mapping(os.environ if env is None else env)
     app = Flask(__name__)
     app.json = JSONProvider(app)
-    models.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC)
+    threads = config.WEB_THREADS + config.UPLOAD_THREADS + 1  # requests, deliveries, the sweep
+    models.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, models.db)
     services.init_app(app, config)
     errors.init_app(app)

@@ -73,6 +73,7 @@ class Config:
     SPOOL_DIR: Path = field(default=Path("var/spool").resolve())
     SPOOL_MAX_BYTES: int = _at_least(0, 10 * 1024 * MIB)
     SPOOL_FSYNC: bool = False
+    WEB_THREADS: int = _at_least(10, 128)
     UPLOAD_THREADS: int = _at_least(1, 4)
     UPLOAD_BACKLOG: int = _at_least(1, 1000)
     LEASE_SECONDS: int = field(default=30, metadata={"minimum": 1, "maximum": 300})

@@ -27,12 +27,15 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 POOL_SECONDS = 5
+KEPT_CONNECTIONS = 10
+MAX_CONNECTIONS = 40  # two processes fit into PostgreSQL's 100; a thread holds one for milliseconds, or waits
 BUSY_SECONDS = 5
 BATCH = 500
 LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
@@ -70,19 +73,20 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC)
 
 
-def init_app(app: Flask, uri: str, survive_power_loss: bool) -> None:
+def init_app(app: Flask, uri: str, survive_power_loss: bool, threads: int = 20) -> None:
     """Bind the database to the app; connects on first use.
 
     Args:
         app: the app.
         uri: SQLAlchemy's address of the database.
         survive_power_loss: whether SQLite must reach the disk on every commit.
+        threads: how many may need a connection at the same moment.
     """
     sqlite = uri.startswith("sqlite")
     app.config["SQLALCHEMY_DATABASE_URI"] = uri
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-        "pool_size": 10,
-        "max_overflow": 10,
+        "pool_size": KEPT_CONNECTIONS,
+        "max_overflow": min(threads, MAX_CONNECTIONS) - KEPT_CONNECTIONS,
         "pool_timeout": POOL_SECONDS,
         "pool_pre_ping": not sqlite,
     }
@@ -126,6 +130,10 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
+# Literal, not bound: only so SQLite sees that it is the condition of the partial index.
+UNDELIVERED = text("upload_status IN ('PENDING', 'PROCESSING')")
+
+
 class File(db.Model):  # type: ignore[name-defined,misc]
     """One upload. Its status changes only by the moves below, each one conditional UPDATE.
 
@@ -133,7 +141,17 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     """
 
     __tablename__ = "files"
-    __table_args__ = (Index("ix_files_upload_status_due_at", "upload_status", "due_at"),)
+    __table_args__ = (
+        Index(
+            "ix_files_spool_id_due_at",
+            "spool_id",
+            "due_at",
+            postgresql_where=UNDELIVERED,
+            sqlite_where=UNDELIVERED,
+        ),
+        Index("ix_files_upload_status_created_at", "upload_status", "created_at", "id"),
+        Index("ix_files_created_at", "created_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(Text)
@@ -257,8 +275,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def due(cls, spool_id: str, limit: int) -> Sequence[str]:
         """Ids of the rows of a spool that anyone may take, the longest due first."""
-        unfinished = cls.upload_status.in_([UploadStatus.PENDING, UploadStatus.PROCESSING])
-        statement = select(cls.id).where(unfinished, cls.spool_id == spool_id, cls._is_due())
+        statement = select(cls.id).where(UNDELIVERED, cls.spool_id == spool_id, cls._is_due())
         ids = db.session.scalars(statement.order_by(cls.due_at).limit(limit)).all()
         db.session.commit()
         return ids
@@ -273,8 +290,12 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def oldest_undelivered(cls) -> datetime | None:
         """When the oldest row that is still PENDING or PROCESSING was created."""
-        undelivered = cls.upload_status.in_([UploadStatus.PENDING, UploadStatus.PROCESSING])
-        return db.session.scalar(select(func.min(cls.created_at)).where(undelivered))
+        # One question for each status, because each is answered by the first entry of an index.
+        statuses = (UploadStatus.PENDING, UploadStatus.PROCESSING)
+        oldest = [
+            db.session.scalar(select(func.min(cls.created_at)).where(cls.upload_status == one)) for one in statuses
+        ]
+        return min((moment for moment in oldest if moment), default=None)
 
     @classmethod
     def _is_due(cls) -> ColumnElement[bool]:

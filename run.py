@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dotenv import load_dotenv
@@ -24,17 +24,34 @@ STOP_SECONDS = 20  # gunicorn and Celery may finish what runs; honcho kills afte
 S3_PORT = 8333
 REDIS_PORT = 6390
 BUCKET = "ferryman"
+LEANING = ("web", "worker")
 
 
 class Manager(honcho.Manager):  # type: ignore[misc]
-    """honcho's manager, made safe to stop while its processes are still being started."""
+    """honcho's manager, but one that can be stopped while it starts, and stops what leans on others first."""
+
+    _stopping = False
 
     def terminate(self) -> None:
-        """Stop every process, as soon as all of them have one to stop."""
-        if self._all_started():
-            super().terminate()
-        else:
-            threading.Timer(0.1, self.terminate).start()
+        """Stop every process in order."""
+        if not self._stopping:
+            self._stopping = True
+            threading.Thread(target=self._stop_in_order).start()
+
+    def _stop_in_order(self) -> None:
+        _wait_until(self._all_started)
+        processes = self._processes.items()
+        leaning = [process for name, process in processes if name in LEANING]
+        for process in leaning:
+            if "returncode" not in process:
+                self._procmgr.terminate(process["pid"])
+        _wait_until(lambda: all("returncode" in process for process in leaning))
+        super().terminate()
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.05)
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ Services: TypeAlias = dict[str, dict[str, Any]]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 OURS = ("app", "celery_worker", "migrate")
 SETTINGS = {setting.name for setting in fields(Config)}
-GUNICORN_SETTINGS = {"HOST", "PORT", "WEB_CONCURRENCY", "WEB_THREADS", "CLIENT_PATIENCE_SECONDS"}
+GUNICORN_SETTINGS = {"HOST", "PORT", "WEB_CONCURRENCY", "CLIENT_PATIENCE_SECONDS"}
 COMPOSE_SETTINGS = {"POSTGRES_PASSWORD"}  # .env is given to every container
 STORE = {"S3_ENDPOINT_URL", "S3_BUCKET_NAME", "AWS_ACCESS_KEY", "AWS_ACCESS_SECRET"}
 # Addresses on the host mean nothing inside a container, so whoever uses Compose leaves them out.
