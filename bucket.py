@@ -94,11 +94,7 @@ def abort(store: Store, upload: Multipart) -> None:
     Raises:
         StoreError: S3 refuses.
     """
-    with translated_errors():
-        try:
-            store.client.abort_multipart_upload(Bucket=store.bucket, Key=upload.key, UploadId=upload.upload_id)
-        except store.client.exceptions.NoSuchUpload:
-            pass
+    store.abort_parts(upload.key, upload.upload_id)
 
 
 def abort_all(store: Store, key: str) -> None:

@@ -6,20 +6,22 @@ import logging
 import random
 import threading
 import time
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from sqlalchemy import Row
 
 import bucket
-from ahead import UploadAhead
 from errors import BytesLost, StoreError, StoreRefused, UploadError
 from file import Uploaded, process_file_to_stream, upload_file_from_stream
 from models import File, new_id, utcnow
+from parts import PartsUpload
 from services import services, this_app
 from store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
-Source: TypeAlias = str | UploadAhead | None
+Source: TypeAlias = str | PartsUpload | None
 UNEXPECTED = "The delivery failed unexpectedly."
 
 
@@ -49,7 +51,7 @@ def deliver(file_id: str, stream: Source = None, retry: bool = True) -> None:
         ferry.leases.pop(file_id, None)
 
 
-def _run(row: File, owner: str, stream: Source, retry: bool) -> None:
+def _run(row: Row[Any], owner: str, stream: Source, retry: bool) -> None:
     try:
         uploaded = _send(row, owner, stream)
     except UploadError as error:
@@ -71,14 +73,14 @@ def backoff_seconds(attempts: int) -> float:
     return random.uniform(0.5, 1) * min(BACKOFF_CAP_SECONDS, 2.0 ** min(attempts, 20))
 
 
-def _send(row: File, owner: str, stream: Source) -> Uploaded:
+def _send(row: Row[Any], owner: str, stream: Source) -> Uploaded:
     ferry = services()
     if row.attempts > ferry.config.MAX_ATTEMPTS:
         raise UploadError(f"Given up after {row.attempts - 1} attempts.")
     info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
     beat = _Heartbeat(row.id, owner, ferry.config.LEASE_SECONDS)
-    if isinstance(stream, UploadAhead):
-        return stream.finish(info, beat)
+    if isinstance(stream, PartsUpload):
+        return Uploaded(*stream.finish(info, beat))
     if stream is not None:
         return upload_file_from_stream(ferry.store, stream, info, beat)
     try:
@@ -89,7 +91,7 @@ def _send(row: File, owner: str, stream: Source) -> Uploaded:
         return upload_file_from_stream(ferry.store, process_file_to_stream(spooled), info, beat)
 
 
-def _finish(row: File, owner: str, uploaded: Uploaded) -> None:
+def _finish(row: Row[Any], owner: str, uploaded: Uploaded) -> None:
     if not File.complete(row.id, owner, uploaded.url, uploaded.sha256):
         log.warning("file %s was finished by another run", row.id)
         return
@@ -102,7 +104,7 @@ def _finish(row: File, owner: str, uploaded: Uploaded) -> None:
             log.warning("unfinished uploads of %s are left to reconcile: %s", row.key, error.detail)
 
 
-def _fail(row: File, owner: str, reason: str, attempts: int) -> None:
+def _fail(row: Row[Any], owner: str, reason: str, attempts: int) -> None:
     """Give the row back for another attempt, as long as it has some left of so many."""
     if row.attempts < attempts and utcnow() < row.retry_until:
         File.give_back(row.id, owner, backoff_seconds(row.attempts), reason)

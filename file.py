@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from io import BytesIO
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from werkzeug.utils import secure_filename
@@ -19,12 +19,15 @@ from werkzeug.utils import secure_filename
 from checksum import Crc64Nvme
 from config import MIB
 from errors import BytesLost, InvalidUpload, UnsupportedUpload
+from parts import PartsUpload
+from section import CHUNK_BYTES
 from store import ObjectInfo, Progress, Store
 
 MAX_STEM = 100
 MAX_EXTENSION = 16
 MAX_CONTENT_TYPE = 255
-CHUNK_BYTES = 1 * MIB
+# A part costs a request and a second read for its checksum, so only large files have parts.
+ONE_REQUEST_BYTES = 128 * MIB
 KEY = re.compile(r"\d{14}--.{1,100}-[0-9a-f]{16}\..{1,16}", re.ASCII)
 TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 MEDIA_TYPE = re.compile(rf'{TOKEN}/{TOKEN}(?:[ \t]*;[ \t]*{TOKEN}=(?:{TOKEN}|"[ !#-\[\]-~]*"))*', re.ASCII)
@@ -106,12 +109,14 @@ def process_file_to_stream(file: BinaryIO, to_utf8: bool = False) -> BinaryIO | 
         return base64.b64encode(stream.read()).decode()
 
 
-def upload_file(store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Progress | None = None) -> Uploaded:
+def upload_file(
+    store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Progress = lambda sent: None
+) -> Uploaded:
     """Upload an open file to S3, in the caller's time.
 
     Args:
         store: where to.
-        file: a seekable file; it is read whole and closed.
+        file: a file, or a stream in memory; it is read whole and closed.
         info: what the object must be.
         on_progress: called with a number of bytes whenever so many more are sent.
 
@@ -120,6 +125,9 @@ def upload_file(store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Pro
         StoreError: S3 did not take the bytes.
     """
     with file:
+        if info.size > ONE_REQUEST_BYTES and not isinstance(file, BytesIO):
+            upload = PartsUpload(store, Path(file.name), info.key, info.content_type, info.size)
+            return Uploaded(*upload.finish(info, on_progress))
         sha256, crc, size = hashlib.sha256(), Crc64Nvme(), 0
         while chunk := file.read(CHUNK_BYTES):
             sha256.update(chunk)
@@ -132,7 +140,7 @@ def upload_file(store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Pro
 
 
 def upload_file_from_stream(
-    store: Store, stream: BinaryIO | str, info: ObjectInfo, on_progress: Progress | None = None
+    store: Store, stream: BinaryIO | str, info: ObjectInfo, on_progress: Progress = lambda sent: None
 ) -> Uploaded:
     """Upload what `process_file_to_stream` made: a stream, or base64 text.
 

@@ -33,7 +33,6 @@ worker_connections = files // 2
 
 # The heartbeat's file must not wait for a busy disk, says gunicorn's FAQ.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
-accesslog = "-"
 control_socket_disable = True
 
 

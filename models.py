@@ -7,22 +7,23 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, Self, cast
+from typing import Any
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    CursorResult,
     DateTime,
     Dialect,
     Enum,
     Index,
+    Row,
     String,
     Text,
     TypeDecorator,
     and_,
+    bindparam,
     event,
     func,
     or_,
@@ -181,14 +182,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     @classmethod
-    def find(cls, file_id: str) -> Self | None:
+    def find(cls, file_id: str) -> Row[Any] | None:
         """Read the row as it is now; holds no connection afterwards."""
-        row = db.session.get(cls, file_id, populate_existing=True)
-        db.session.commit()
-        return row
+        # One statement for every call: building it anew would take as long as running it.
+        with db.engine.connect() as connection:
+            return connection.execute(_BY_ID, {"file_id": file_id}).first()
 
     @classmethod
-    def claim(cls, file_id: str, owner: str, lease_seconds: float, spool_id: str | None = None) -> Self | None:
+    def claim(cls, file_id: str, owner: str, lease_seconds: float, spool_id: str | None = None) -> Row[Any] | None:
         """Take the row for one run: PENDING, or PROCESSING with a lease that has run out.
 
         Args:
@@ -276,25 +277,25 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     def due(cls, spool_id: str, limit: int) -> Sequence[str]:
         """Ids of the rows of a spool that anyone may take, the longest due first."""
         statement = select(cls.id).where(UNDELIVERED, cls.spool_id == spool_id, cls._is_due())
-        ids = db.session.scalars(statement.order_by(cls.due_at).limit(limit)).all()
-        db.session.commit()
-        return ids
+        with db.engine.connect() as connection:
+            return connection.scalars(statement.order_by(cls.due_at).limit(limit)).all()
 
     @classmethod
-    def among(cls, ids: Iterable[str]) -> Iterator[Self]:
+    def among(cls, ids: Iterable[str]) -> Iterator[Row[Any]]:
         """The rows with these ids, as far as there are any; read in batches."""
         for batch in batched(ids):
-            yield from db.session.scalars(select(cls).where(cls.id.in_(batch)))
-            db.session.commit()
+            with db.engine.connect() as connection:
+                found = connection.execute(select(cls).where(cls.id.in_(batch))).all()
+            yield from found
 
     @classmethod
     def oldest_undelivered(cls) -> datetime | None:
         """When the oldest row that is still PENDING or PROCESSING was created."""
         # One question for each status, because each is answered by the first entry of an index.
         statuses = (UploadStatus.PENDING, UploadStatus.PROCESSING)
-        oldest = [
-            db.session.scalar(select(func.min(cls.created_at)).where(cls.upload_status == one)) for one in statuses
-        ]
+        first = select(func.min(cls.created_at))
+        with db.engine.connect() as connection:
+            oldest = [connection.scalar(first.where(cls.upload_status == status)) for status in statuses]
         return min((moment for moment in oldest if moment), default=None)
 
     @classmethod
@@ -313,7 +314,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def _move(cls, where: Sequence[ColumnElement[bool]], **values: Any) -> bool:
-        statement = update(cls).where(*where).values(**values)
-        moved = db.session.execute(statement, execution_options={"synchronize_session": False})
-        db.session.commit()
-        return cast("CursorResult[Any]", moved).rowcount == 1
+        with db.engine.begin() as connection:
+            return connection.execute(update(cls).where(*where).values(**values)).rowcount == 1
+
+
+_BY_ID = select(File).where(File.id == bindparam("file_id"))

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, url_for
+from sqlalchemy import Row
 from werkzeug.exceptions import NotFound
 
 from errors import Busy, Conflict, StoreError
@@ -80,7 +81,7 @@ def retry(file_id: str) -> Response:
     return _answer(_found(file_id), HTTPStatus.ACCEPTED)
 
 
-def file_json(row: File) -> dict[str, Any]:
+def file_json(row: File | Row[Any]) -> dict[str, Any]:
     """Shape a File as every answer shows it."""
     return {
         "id": row.id,
@@ -100,7 +101,7 @@ def file_json(row: File) -> dict[str, Any]:
     }
 
 
-def _accept(mode: str) -> File:
+def _accept(mode: str) -> File | Row[Any]:
     """Bytes in the spool, then the row committed, then the hand-off: so nothing accepted is lost."""
     ferry = services()
     if mode == "async" and ferry.pool.is_full:
@@ -116,7 +117,7 @@ def _accept(mode: str) -> File:
     return row
 
 
-def _take_in(mode: str, run: Run) -> tuple[File, bool]:
+def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
     """Receive a file and commit its row; or find the row of an equal request that came earlier."""
     ferry = services()
     length = declared_length(request, ferry.config.MAX_CONTENT_LENGTH)
@@ -144,7 +145,7 @@ def _take_in(mode: str, run: Run) -> tuple[File, bool]:
     return row, True
 
 
-def _found(file_id: str) -> File:
+def _found(file_id: str) -> Row[Any]:
     row = File.find(file_id)
     if row is None:
         raise NotFound("There is no such file.")
@@ -168,7 +169,7 @@ def _new_row(mode: str, received: Received, incoming: Incoming) -> File:
     )
 
 
-def _answer(row: File, status: HTTPStatus) -> Response:
+def _answer(row: File | Row[Any], status: HTTPStatus) -> Response:
     response = jsonify(file_json(row))
     response.status_code = status
     response.location = url_for("files.file_status", file_id=row.id)

@@ -121,7 +121,7 @@ def _web_command(own_bucket: bool) -> str:
     steps = [f"{flask} db upgrade"]
     if own_bucket:
         steps.append(f"{flask} create-bucket --public-read --wait {READY_SECONDS}")
-    steps.append(f"exec {_python()} -m gunicorn -c gunicorn.conf.py 'app:create_app()'")
+    steps.append(f"exec {_python()} -m gunicorn -c gunicorn.conf.py --access-logfile - 'app:create_app()'")
     return " && ".join(steps)
 
 

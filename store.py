@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from io import IOBase
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 import boto3
-from boto3.exceptions import S3UploadFailedError
-from boto3.s3.transfer import TransferConfig
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
 from checksum import Crc64Nvme
-from config import MIB, Config
+from config import Config
 from errors import StoreError, StoreRefused
+from section import CHUNK_BYTES, Section
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -43,13 +42,9 @@ REFUSING = {
 HEAD_CODES = {"403": "AccessDenied", "404": "NoSuchBucket"}
 CONNECT_SECONDS = 3
 READ_SECONDS = 20
-CHUNK_BYTES = 1 * MIB
-STREAM_PART_BYTES = 8 * MIB
-MAX_PARTS = 9_000  # S3 takes 10,000, and a file may be larger than expected
-# A part costs a request and a second read for its checksum, so parts are large, and small files have none.
-TRANSFER = TransferConfig(multipart_threshold=64 * MIB, multipart_chunksize=32 * MIB, max_concurrency=2)
 
 Progress = Callable[[int], None]
+Part = dict[str, Any]  # CompletedPart, as boto3 wants it
 
 
 class ObjectInfo(NamedTuple):
@@ -92,13 +87,13 @@ class Store:
         """The address of an object; who may read it is up to the bucket's policy."""
         return f"{self._config.S3_BUCKET_BASE_URL.rstrip('/')}/{quote(key)}"
 
-    def put(self, stream: BinaryIO, info: ObjectInfo, on_progress: Progress | None = None) -> str:
-        """Bring a stream into the bucket, and see that S3 holds these very bytes; closes the stream.
+    def put(self, file: BinaryIO, info: ObjectInfo, on_progress: Progress | None = None) -> str:
+        """Bring a file into the bucket in one request, and see that S3 holds these very bytes.
 
         An object that is already there and right is adopted: an earlier run may have died just after its upload.
 
         Args:
-            stream: the bytes, at their start.
+            file: an open file, which is read from its start, or a stream in memory.
             info: what the object must be.
             on_progress: called with a number of bytes whenever so many more are sent.
 
@@ -111,49 +106,88 @@ class Store:
         Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
         and https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
         """
-        arguments = {"ContentType": info.content_type}
-        if self._has_checksums:
-            arguments["ChecksumCRC64NVME"] = info.crc64nvme
 
-        def upload() -> None:
-            path = getattr(stream, "name", None)
-            if path:  # upload_fileobj would hold the parts in memory
-                self.client.upload_file(path, self.bucket, info.key, arguments, on_progress, TRANSFER)
-            else:
-                self.client.upload_fileobj(stream, self.bucket, info.key, arguments, on_progress, TRANSFER)
+        def upload() -> bool:
+            body: Any = file
+            if not isinstance(file, BytesIO):
+                body = Section(file.fileno(), 0, info.size, on_progress)
+            stored = self.client.put_object(
+                Bucket=self.bucket,
+                Key=info.key,
+                Body=body,
+                ContentType=info.content_type,
+                IfNoneMatch="*",
+                **self._checksum(info.crc64nvme),
+            )
+            return stored.get("ChecksumCRC64NVME") == info.crc64nvme
 
-        with stream:
-            return self.settle(info, upload)
+        return self.settle(info, upload)
 
-    def put_unsized(self, stream: IOBase, key: str, content_type: str, expected_bytes: int) -> None:
-        """Bring a stream into the bucket that is read as it comes, in bounded memory; closes the stream.
-
-        Args:
-            stream: the bytes; nothing appears in the bucket before its end is read.
-            key: the object's name.
-            content_type: its media type.
-            expected_bytes: about how many bytes will come; parts grow so that they are never too many.
+    def begin_parts(self, key: str, content_type: str) -> str:
+        """Begin an upload in parts; the answer is its id.
 
         Raises:
-            StoreError: S3 did not take the bytes.
+            StoreError: S3 refuses.
         """
-        arguments = {"ContentType": content_type}
-        if self._has_checksums:
-            arguments |= {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
-        part_bytes = max(STREAM_PART_BYTES, expected_bytes // MAX_PARTS + 1)
-        transfer = TransferConfig(
-            multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=2
-        )
-        transfer.max_in_memory_upload_chunks = 2
-        with stream, translated_errors():
-            self.client.upload_fileobj(cast("BinaryIO", stream), self.bucket, key, arguments, None, transfer)
+        full: Any = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
+        with translated_errors():
+            return self.client.create_multipart_upload(
+                Bucket=self.bucket, Key=key, ContentType=content_type, **(full if self._has_checksums else {})
+            )["UploadId"]
 
-    def settle(self, info: ObjectInfo, upload: Callable[[], None]) -> str:
+    def put_part(self, key: str, upload_id: str, number: int, section: Section) -> Part:
+        """Send one part; the answer is what S3 wants to hear of it in the end.
+
+        Raises:
+            StoreError: S3 did not take it.
+        """
+        crc = Crc64Nvme()
+        if self._has_checksums:
+            for chunk in section.chunks():
+                crc.update(chunk)
+        checksum = self._checksum(crc.text())
+        body: Any = section
+        with translated_errors():
+            sent = self.client.upload_part(
+                Bucket=self.bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body, **checksum
+            )
+        return {"PartNumber": number, "ETag": sent["ETag"], **checksum}
+
+    def complete_parts(self, info: ObjectInfo, upload_id: str, parts: list[Part]) -> None:
+        """Make an object of its parts; S3 compares its checksum.
+
+        Raises:
+            StoreError: S3 refuses.
+        """
+        whole: Any = {"Parts": parts}
+        with translated_errors():
+            self.client.complete_multipart_upload(
+                Bucket=self.bucket,
+                Key=info.key,
+                UploadId=upload_id,
+                MultipartUpload=whole,
+                IfNoneMatch="*",
+                **self._checksum(info.crc64nvme),
+            )
+
+    def abort_parts(self, key: str, upload_id: str) -> None:
+        """Take back an upload in parts; it may be gone already.
+
+        Raises:
+            StoreError: S3 refuses.
+        """
+        with translated_errors(), suppress(self.client.exceptions.NoSuchUpload):
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
+
+    def _checksum(self, crc64nvme: str) -> dict[str, Any]:
+        return {"ChecksumCRC64NVME": crc64nvme} if self._has_checksums else {}
+
+    def settle(self, info: ObjectInfo, upload: Callable[[], bool | None]) -> str:
         """Run an upload, and whether it failed or not, see what S3 holds afterwards.
 
         Args:
             info: what the object must be.
-            upload: sends the bytes.
+            upload: sends the bytes; True says that S3 has already confirmed the whole object's checksum.
 
         Returns:
             The object's url.
@@ -163,12 +197,12 @@ class Store:
         """
         try:
             with translated_errors():
-                upload()
+                is_confirmed = upload()
         except StoreError:
             if not self._is_there_after_all(info):
                 raise
         else:
-            if not self.holds(info):
+            if not is_confirmed and not self.holds(info):
                 # Nobody else can have made it (If-None-Match), and left there it would block all retries.
                 self.delete(info.key)
                 raise StoreError("S3 holds other bytes than were sent.")
@@ -235,13 +269,11 @@ def translated_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+    except (ClientError, BotoCoreError) as error:
         raise _translate(error) from error
 
 
-def _translate(error: BaseException) -> StoreError:
-    if isinstance(error, S3UploadFailedError) and error.__context__:
-        error = error.__context__
+def _translate(error: Exception) -> StoreError:
     if isinstance(error, ClientError):
         code = error.response["Error"]["Code"]
         code = HEAD_CODES.get(code, code)
@@ -255,8 +287,7 @@ def _translate(error: BaseException) -> StoreError:
 
 
 def _make_client(config: Config) -> S3Client:
-    sdk_checksums: Any = "when_supported" if config.S3_CHECKSUM_MODE == "crc64nvme" else "when_required"
-    client: S3Client = boto3.session.Session().client(
+    return boto3.session.Session().client(
         "s3",
         endpoint_url=config.S3_ENDPOINT_URL,
         region_name=config.AWS_REGION,
@@ -267,8 +298,9 @@ def _make_client(config: Config) -> S3Client:
             read_timeout=READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=50,
-            request_checksum_calculation=sdk_checksums,
-            response_checksum_validation=sdk_checksums,
+            # The checksums are ours, sent as headers; the SDK's own would be trailers of chunked bodies.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
             s3={
                 "addressing_style": "path" if config.S3_ENDPOINT_URL else "auto",
                 # The checksum's header is signed, so signing the payload too would only cost a second hash.
@@ -276,12 +308,3 @@ def _make_client(config: Config) -> S3Client:
             },
         ),
     )
-    events = client.meta.events
-    # boto3's transfer functions do not take IfNoneMatch, so it is added where the request is built.
-    for operation in ("PutObject", "CompleteMultipartUpload"):
-        events.register(f"before-parameter-build.s3.{operation}", _never_overwrite)
-    return client
-
-
-def _never_overwrite(params: dict[str, Any], **_: Any) -> None:
-    params["IfNoneMatch"] = "*"

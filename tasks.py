@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from celery import shared_task
 from kombu.exceptions import OperationalError
+from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from ahead import AHEAD_BYTES, UploadAhead
-from config import spool_queue
+from config import MIB, spool_queue
 from deliver import deliver
 from file import process_file_to_stream
 from models import File
+from parts import PartsUpload
 from receive import Received
 from services import services, this_app
 from spool import Incoming
 
 log = logging.getLogger(__name__)
+
+AHEAD_BYTES = 16 * MIB  # smaller files are one request, when they are here
 
 
 class Run:
@@ -26,7 +30,7 @@ class Run:
     def arrived(self, received: Received, incoming: Incoming) -> None:
         """Some of the file has arrived."""
 
-    def hand_off(self, row: File) -> None:
+    def hand_off(self, row: File | Row[Any]) -> None:
         """The file is accepted; see that it is delivered."""
         raise NotImplementedError
 
@@ -41,17 +45,17 @@ class InlineRun(Run):
     """
 
     def __init__(self) -> None:
-        self._ahead: UploadAhead | None = None
+        self._ahead: PartsUpload | None = None
 
     def arrived(self, received: Received, incoming: Incoming) -> None:
         if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES:
-            self._ahead = UploadAhead(
+            self._ahead = PartsUpload(
                 services().store, incoming.path, received.key, received.content_type, incoming.expected_bytes
             )
         if self._ahead:
             self._ahead.grown(incoming.size)
 
-    def hand_off(self, row: File) -> None:
+    def hand_off(self, row: File | Row[Any]) -> None:
         try:
             deliver(row.id, self._ahead, retry=False)
         finally:
@@ -65,7 +69,7 @@ class InlineRun(Run):
 class ThreadRun(Run):
     """Deliver the file on the process's bounded thread pool."""
 
-    def hand_off(self, row: File) -> None:
+    def hand_off(self, row: File | Row[Any]) -> None:
         submit(row.id)
 
 
@@ -75,7 +79,7 @@ class CeleryRun(Run):
     A dead broker is no error: the row is the truth, and the sweep delivers it.
     """
 
-    def hand_off(self, row: File) -> None:
+    def hand_off(self, row: File | Row[Any]) -> None:
         ferry = services()
         payload, queue = None, spool_queue(row.spool_id)
         if row.size <= ferry.config.CELERY_INLINE_MAX_BYTES:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from flask import Flask
 from flask_migrate import Migrate, downgrade, upgrade
-from sqlalchemy import inspect
+from sqlalchemy import Row, inspect
 
 import models
 from models import File, UploadStatus, db, utcnow
@@ -55,7 +56,7 @@ def add_file() -> str:
     return row.id
 
 
-def found(file_id: str) -> File:
+def found(file_id: str) -> Row[Any]:
     row = File.find(file_id)
     assert row
     return row

@@ -58,11 +58,11 @@ class Crowd:
             clients.append(client)
         return clients
 
-    def say_slowly(self, count: int, words: bytes) -> list[socket.socket]:
-        """Send the headers at once and the body at 1 kB/s, in the background."""
+    def say_slowly(self, count: int, words: bytes, pace: int = BYTES_PER_SECOND) -> list[socket.socket]:
+        """Send the headers at once and the body at so many bytes a second, in the background."""
         start = words.index(b"\r\n\r\n") + 4
         clients = self.say(count, words[:start])
-        pacer = threading.Thread(target=self._pace, args=(clients, words[start:]))
+        pacer = threading.Thread(target=self._pace, args=(clients, words[start:], pace))
         pacer.start()
         self._pacers.append(pacer)
         return clients
@@ -74,8 +74,8 @@ class Crowd:
             pacer.join()
         self._sockets.close()
 
-    def _pace(self, clients: list[socket.socket], words: bytes) -> None:
-        step = int(BYTES_PER_SECOND * TICK)
+    def _pace(self, clients: list[socket.socket], words: bytes, pace: int) -> None:
+        step = int(pace * TICK)
         for start in range(0, len(words), step):
             for client in clients:
                 with suppress(OSError):
@@ -188,13 +188,14 @@ def test_threads_outlast_a_crowd(web: Web, crowd: Crowd, spool_dir: Path) -> Non
     slow = crowd.say_slowly(SLOW, upload_of(1_000_000))
     patient = crowd.say_slowly(1, upload_of(2 * PATIENCE * BYTES_PER_SECOND))
     stalled = crowd.say(STALLED, upload_of(1_000_000)[:1000])
+    dribbling = crowd.say_slowly(FEW, upload_of(1_000_000), BYTES_PER_SECOND // 10)
     mute = crowd.say(FEW, GET[:20])
     cut_off = crowd.say(FEW, upload_of(1_000_000)[:1000], hang_up=True)
     half_closed = crowd.say(FEW, GET, hang_up=True)
     lingering = crowd.say(FEW, GET)  # never close their side
     ids = others_are_answered(web, 3 * PATIENCE)
 
-    for client in stalled:
+    for client in stalled + dribbling:
         answer = answer_to(client)
         assert answer.startswith(b"HTTP/1.1 408 "), answer
         assert b"application/problem+json" in answer
@@ -211,7 +212,7 @@ def test_threads_outlast_a_crowd(web: Web, crowd: Crowd, spool_dir: Path) -> Non
     assert "WORKER TIMEOUT" not in web.text()
 
 
-@pytest.mark.parametrize("settings", [{"WEB_THREADS": "4"}], indirect=True)
+@pytest.mark.parametrize("settings", [{"WEB_THREADS": "10"}], indirect=True)
 def test_behind_nginx_slow_clients_hold_no_thread(nginx: Nginx, web: Web, crowd: Crowd, spool_dir: Path) -> None:
     crowd.say(IDLE)
     slow = crowd.say_slowly(SLOW, upload_of(1_000_000))

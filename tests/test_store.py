@@ -6,12 +6,14 @@ import io
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
-from boto3.s3.transfer import TransferConfig
 
+from checksum import Crc64Nvme
 from config import MIB, Config
 from errors import StoreError, StoreRefused
+from parts import PartsUpload
 from store import ObjectInfo, Store
 
 UPLOAD = "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
@@ -22,6 +24,7 @@ class Double(ThreadingHTTPServer):
 
     answer: tuple[int, str] = (200, "")
     aborted = False
+    parts = 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -31,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         if "partNumber" in self.path:
+            self.server.parts += 1
             self._say(200, "", ETag='"e"')
         else:
             self._say(*self.server.answer)
@@ -118,11 +122,15 @@ def test_an_error_may_heal_or_not(
     assert "secret words" not in raised.value.detail
 
 
-def test_200_with_an_error_in_the_body_is_a_failure(double: Double, store: Store) -> None:
+def test_200_with_an_error_in_the_body_is_a_failure(double: Double, store: Store, tmp_path: Path) -> None:
     """Which S3 may do for CompleteMultipartUpload, since it answers before it is done."""
     double.answer = (200, error("InternalError"))
+    path, crc = tmp_path / "file", Crc64Nvme()
+    path.write_bytes(b"x" * 17 * MIB)
+    crc.update(path.read_bytes())
+    upload = PartsUpload(store, path, "key", "text/plain", 17 * MIB)
     with pytest.raises(StoreError):
-        store.put_unsized(io.BytesIO(b"x" * 17 * MIB), "key", "text/plain", 17 * MIB)
+        upload.finish(ObjectInfo("key", "text/plain", 17 * MIB, crc.text()), lambda sent: None)
     assert double.aborted
 
 
@@ -131,10 +139,13 @@ def test_200_without_an_object_is_a_failure(double: Double, store: Store) -> Non
         store.put(io.BytesIO(b"hello"), INFO)
 
 
-def test_parts_are_never_more_than_s3_takes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The part size for the largest object of S3, 5 TiB; the transfer itself is not run."""
-    seen: dict[str, TransferConfig] = {}
-    monkeypatch.setattr(store.client, "upload_fileobj", lambda *call: seen.update(config=call[-1]))
+def test_parts_are_never_more_than_s3_takes(double: Double, store: Store, tmp_path: Path) -> None:
+    """For the largest object of S3, 5 TiB, a ten thousandth of it is not yet a part."""
     size = 5 * 1024 * 1024 * MIB
-    store.put_unsized(io.BytesIO(b""), "key", "text/plain", size)
-    assert size / seen["config"].multipart_chunksize < 10_000
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(MIB)
+    upload = PartsUpload(store, path, "key", "text/plain", size)
+    upload.grown(size // 10_000)
+    assert not double.parts
+    upload.give_up()

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import Row, update
 
 from deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver
 from models import File, UploadStatus, db, new_id, utcnow
@@ -39,7 +39,7 @@ def upload(app: Flask, mode: str = "celery") -> str:
     return str(answer.json["id"])
 
 
-def found(app: Flask, file_id: str) -> File:
+def found(app: Flask, file_id: str) -> Row[Any]:
     with app.app_context():
         row = File.find(file_id)
     assert row
@@ -60,7 +60,7 @@ def swept(app: Flask) -> None:
     wait_for(lambda: app.extensions["ferryman"].pool.held == 0)
 
 
-def delivered(app: Flask, file_id: str) -> File:
+def delivered(app: Flask, file_id: str) -> Row[Any]:
     """Deliver once, as whoever's turn it is; the answer is the row."""
     with app.app_context():
         deliver(file_id)

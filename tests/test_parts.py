@@ -1,4 +1,4 @@
-"""A large file in normal mode goes to S3 while it arrives; what breaks off leaves nothing there."""
+"""A large file goes to S3 in parts, in normal mode while it arrives; what breaks off leaves nothing there."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ahead import AHEAD_BYTES, ClientGone, UploadAhead
 from config import Config
-from errors import StoreError
+from errors import BytesLost
 from file import rename_file
+from parts import PartsUpload
 from store import ObjectInfo, Store
+from tasks import AHEAD_BYTES
 from tests.stack import BUCKET, RedisServer, S3Server, Web, wait_for
 from tests.test_file import info_of
 
@@ -46,11 +47,11 @@ def test_what_grows_arrives_whole(store: Store, tmp_path: Path, size: int) -> No
     path, content = tmp_path / "growing", CONTENT[:size]
     info = info_of(content, tmp_path)
     with path.open("wb", buffering=0) as file:
-        ahead = UploadAhead(store, path, info.key, info.content_type, size)
+        parts = PartsUpload(store, path, info.key, info.content_type, size)
         for start in range(0, size, 5_000_000):
             file.write(content[start : start + 5_000_000])
-            ahead.grown(file.tell())
-    uploaded = ahead.finish(info, lambda sent: None)
+            parts.grown(file.tell())
+    uploaded = parts.finish(info, lambda sent: None)
     assert uploaded == (store.url(info.key), hashlib.sha256(content).hexdigest())
     assert store.client.get_object(Bucket=BUCKET, Key=info.key)["Body"].read() == content
 
@@ -59,25 +60,24 @@ def test_nothing_appears_before_the_end(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "growing"
     path.write_bytes(CONTENT)
     info = ObjectInfo(rename_file("a.bin"), "text/x-test", len(CONTENT), "")
-    ahead = UploadAhead(store, path, info.key, info.content_type, info.size)
-    ahead.grown(info.size)
+    parts = PartsUpload(store, path, info.key, info.content_type, info.size)
+    parts.grown(info.size)
     wait_for(lambda: unfinished(store.client, info.key) == 1)
     assert objects(store.client, info.key) == 0
-    ahead.give_up()
+    parts.give_up()
     assert unfinished(store.client, info.key) == 0
     assert objects(store.client, info.key) == 0
-    with pytest.raises(ClientGone):
-        ahead.finish(info, lambda sent: None)
 
 
-def test_other_bytes_than_were_received_are_noticed_and_removed(store: Store, tmp_path: Path) -> None:
+def test_other_bytes_than_were_received_never_appear(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "growing"
     path.write_bytes(CONTENT)
     info = info_of(CONTENT[:-1] + b"x", tmp_path)
-    ahead = UploadAhead(store, path, info.key, info.content_type, info.size)
-    with pytest.raises(StoreError, match="other bytes"):
-        ahead.finish(info, lambda sent: None)
+    parts = PartsUpload(store, path, info.key, info.content_type, info.size)
+    with pytest.raises(BytesLost, match="damaged"):
+        parts.finish(info, lambda sent: None)
     assert objects(store.client, info.key) == 0
+    assert unfinished(store.client, info.key) == 0
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_parts_are_in_s3_before_the_last_byte_is_sent(web: Web, bucket: S3Client
         wait_for(lambda: unfinished(bucket, "ahead/") == 1)
         upload = bucket.list_multipart_uploads(Bucket=BUCKET, Prefix="ahead/")["Uploads"][0]
         place: Any = {"Bucket": BUCKET, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-        wait_for(lambda: len(bucket.list_parts(**place).get("Parts", [])) >= 5)
+        wait_for(lambda: len(bucket.list_parts(**place).get("Parts", [])) >= 2)
         connection.sendall(CONTENT[-1000:] + TAIL)
         answer = b""
         while data := connection.recv(65536):

@@ -1,0 +1,228 @@
+"""Everything the bench starts, and how it is stopped: by killing process groups, whatever happened."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import embedded
+from bench import client
+from tests.stack import ROOT, RedisServer, S3Server, Service, Web, Worker, wait_for
+
+RESULTS = ROOT / "bench" / "results"
+BUCKET = "bench"
+WEB_PROCESSES = 2
+WEB_THREADS = 16
+QUIET_SECONDS = 20
+
+
+class PortServer(Service):
+    """A program that listens on one port.
+
+    Args:
+        folder: where its log goes.
+        name: its name.
+        command: how to start it; `{port}` in it stands for its port.
+        env: its environment.
+    """
+
+    def __init__(self, folder: Path, name: str, command: list[str], env: Mapping[str, str] | None = None) -> None:
+        self.port = embedded.free_port()
+        filled = [part.replace("{port}", str(self.port)) for part in command]
+        super().__init__(name, filled, env or {}, folder / f"{name}.log")
+
+    def wait(self) -> None:
+        """Wait until it listens."""
+        wait_for(self._listens, what=self.name)
+
+    def _listens(self) -> bool:
+        assert self.process
+        assert self.process.poll() is None, self.text()
+        with suppress(OSError), socket.create_connection((embedded.LOOPBACK, self.port), 1):
+            return True
+        return False
+
+
+class Sink(PortServer):
+    """The fast S3 end, by http or https."""
+
+    def __init__(self, folder: Path, certificate: Path | None = None) -> None:
+        command = [sys.executable, "-m", "bench.s3_sink", "{port}", *([str(certificate)] if certificate else [])]
+        super().__init__(folder, "sink-tls" if certificate else "sink", command)
+
+    def landed(self) -> int:
+        """How many objects it has taken."""
+        return int(client.get(self.port, "/-/landed").body)
+
+    def wait_landed(self, count: int) -> bool:
+        """Wait until it has taken so many; if nothing comes any more, the answer is False."""
+        seen, deadline = -1, 0.0
+        while (landed := self.landed()) < count:
+            if landed > seen:
+                seen, deadline = landed, time.monotonic() + QUIET_SECONDS
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        time.sleep(0.05)  # what follows in the service: a look at the object, and the row
+        return True
+
+
+class Stack(NamedTuple):
+    """Web server, worker and broker of one service: ours or the article's."""
+
+    who: str
+    web: Service
+    worker: Service
+    redis: RedisServer
+    port: int
+
+    def post(self, mode: str, path: Path, rate: float = 0) -> client.Answer:
+        """Upload a file."""
+        return client.post_form(self.port, f"/{mode}_upload", path, rate)
+
+    def start(self) -> None:
+        """Start web server and worker."""
+        self.web.start()
+        self.worker.start()
+
+    def wait(self) -> None:
+        """Wait until both are ready."""
+        wait_for(lambda: client.get(self.port, "/healthz").status == 200 if self._listens() else False, what="web")
+        wait_for(lambda: "ready." in self.worker.text(), what="worker")
+
+    def kill(self) -> None:
+        """End web server and worker at once."""
+        for service in (self.web, self.worker):
+            if service.process:
+                service.kill()
+
+    def _listens(self) -> bool:
+        with suppress(OSError), socket.create_connection((embedded.LOOPBACK, self.port), 1):
+            return True
+        return False
+
+
+def s3_settings(port: int) -> dict[str, str]:
+    """The settings for an S3 end that takes any keys."""
+    return {
+        "S3_ENDPOINT_URL": f"http://{embedded.LOOPBACK}:{port}",
+        "S3_BUCKET_NAME": BUCKET,
+        "AWS_ACCESS_KEY": "bench",
+        "AWS_ACCESS_SECRET": "bench-secret",
+    }
+
+
+def python_server(folder: Path, module: str, *arguments: str) -> PortServer:
+    """One of our own small servers."""
+    return PortServer(folder, module, [sys.executable, "-m", f"bench.{module}", "{port}", *arguments])
+
+
+def ours(folder: Path, s3: Mapping[str, str], redis: RedisServer) -> Stack:
+    """The real service, on SQLite, by gunicorn and Celery."""
+    folder.mkdir()
+    env = our_settings(folder, s3, redis)
+    web = Web(folder, env, WEB_PROCESSES)
+    return Stack("ours", web, Worker(folder, env), redis, int(web.url.rpartition(":")[2]))
+
+
+def our_settings(folder: Path, s3: Mapping[str, str], redis: RedisServer) -> dict[str, str]:
+    """The service's environment."""
+    return {
+        **s3,
+        **redis.settings,
+        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'ferryman.db'}",
+        "SPOOL_DIR": str(folder / "spool"),
+    }
+
+
+def article(folder: Path, s3: Mapping[str, str], redis: RedisServer) -> Stack:
+    """The article's way, under the same gunicorn and worker settings."""
+    folder.mkdir()
+    env = {
+        **our_settings(folder, s3, redis),
+        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'article.db'}",
+    }
+    command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "-w", str(WEB_PROCESSES)]
+    command += ["--threads", str(WEB_THREADS), "--keep-alive", "15", "--timeout", "60", "--access-logfile", "-"]
+    command += ["--worker-tmp-dir", "/dev/shm"] if Path("/dev/shm").is_dir() else []
+    web = PortServer(folder, "web", [*command, "-b", "127.0.0.1:{port}", "bench.article:create_app()"], env)
+    subprocess.run([sys.executable, "-m", "bench.article"], env=web.env, cwd=ROOT, check=True, capture_output=True)
+    worker = [sys.executable, "-m", "celery", "-A", "bench.article:celery", "worker", "-l", "INFO"]
+    worker += ["--concurrency", "2", "--without-mingle", "--without-gossip"]
+    return Stack("article", web, Service("worker", worker, env, folder / "worker.log"), redis, web.port)
+
+
+@contextmanager
+def running(*services: Service) -> Iterator[None]:
+    """Start services, wait for those that tell when they are ready, and kill all of them in the end."""
+    with ExitStack() as stack:
+        for service in services:
+            stack.callback(_end, service)
+            service.start()
+        for service in services:
+            if isinstance(service, PortServer | RedisServer | S3Server):
+                service.wait()
+        yield
+
+
+@contextmanager
+def started(*stacks: Stack) -> Iterator[None]:
+    """Start stacks with their brokers, wait until they are ready, and kill all of them in the end."""
+    with ExitStack() as all_of_them, running(*(stack.redis for stack in stacks)):
+        for stack in stacks:
+            all_of_them.callback(stack.kill)
+            stack.start()
+        for stack in stacks:
+            stack.wait()
+        yield
+
+
+def _end(service: Service) -> None:
+    if service.process:
+        service.kill()
+    if isinstance(service, S3Server):
+        embedded.remove_seaweed_sockets(service.port)
+
+
+def restart(*stacks: Stack) -> None:
+    """Start web servers and workers anew, with fresh processes on the same data."""
+    for stack in stacks:
+        stack.kill()
+        stack.worker.log.unlink()
+        stack.start()
+    for stack in stacks:
+        stack.wait()
+
+
+def node_peers(folder: Path, s3_port: int) -> PortServer | None:
+    """The Node peers, installed on first use; None where they cannot be had."""
+    home = RESULTS / "node"
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        sys.stderr.write("bench: NO NODE PEERS, since node or npm is not there\n")
+        return None
+    home.mkdir(parents=True, exist_ok=True)
+    source = ROOT / "bench" / "node"
+    wanted, installed = (source / "package.json").read_text(), home / "installed.json"
+    if not installed.exists() or installed.read_text() != wanted:
+        (home / "package.json").write_text(wanted)
+        install = subprocess.run(
+            [npm, "install", "--no-audit", "--no-fund"], cwd=home, capture_output=True, text=True
+        )
+        if install.returncode:
+            sys.stderr.write(f"bench: NO NODE PEERS, npm install failed:\n{install.stderr}\n")
+            return None
+        installed.write_text(wanted)
+    shutil.copy(source / "peers.mjs", home)
+    (folder / "node").mkdir()
+    endpoint = f"http://{embedded.LOOPBACK}:{s3_port}"
+    return PortServer(
+        folder, "peers", [node, str(home / "peers.mjs"), "{port}", str(folder / "node"), endpoint, BUCKET]
+    )

@@ -1,0 +1,275 @@
+"""What is measured, one function per block; all of them add their samples to the results."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import redis
+
+from bench import burst, client
+from bench.delivery import MB
+from bench.memory import Peak
+from bench.results import Results
+from bench.servers import PortServer, Sink, Stack
+from tests.stack import ROOT
+
+MODES = ("normal", "async", "celery")
+CLIENTS = 32
+READERS = 16
+QUEUED = 100
+SLOW = 2 * MB
+FAST = 50 * MB
+PICKUPS = 15
+
+
+class Files:
+    """The files to upload, by their size's name, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, size: str) -> Path:
+        return self.folder / size.replace(" ", "-")
+
+
+class Bench(NamedTuple):
+    """What every block needs."""
+
+    results: Results
+    files: Files
+    sink: Sink
+
+    def land(self, stack: Stack, mode: str, path: Path, rate: float = 0) -> client.Answer:
+        """Upload one file, and wait until it is in S3, so that nothing of it disturbs what follows."""
+        before = self.sink.landed()
+        answer = stack.post(mode, path, rate)
+        if not 200 <= answer.status < 300:
+            self.results.note(f"{stack.who} answered {answer.status} to {mode} {path.name}")
+        elif not self.sink.wait_landed(before + 1):
+            self.results.note(f"{stack.who} did not bring {mode} {path.name} to S3")
+        return answer
+
+
+def warm_up(bench: Bench, stacks: Iterable[Stack], sizes: tuple[str, ...] = ("100 kB", "1 MB")) -> None:
+    """Upload until every process has imported and connected what it needs."""
+    for stack in stacks:
+        for mode in MODES:
+            for size in sizes:
+                before = bench.sink.landed()
+                many = burst.uploads(stack.port, f"/{mode}_upload", bench.files[size], 8, 16)
+                bench.sink.wait_landed(before + many.accepted)
+
+
+def warm_up_by_time(stacks: Iterable[Stack], path: Path) -> None:
+    """The same where nobody tells what has landed."""
+    for stack in stacks:
+        for mode in MODES:
+            burst.uploads(stack.port, f"/{mode}_upload", path, 8, 16)
+    time.sleep(2)
+
+
+def latency(
+    bench: Bench, stacks: list[Stack], limit: PortServer, peers: PortServer | None, size: str, rounds: int
+) -> None:
+    """Time single uploads of one size, everybody in turn."""
+    path = bench.files[size]
+    turns: list[tuple[str, str, Callable[[], client.Answer]]] = []
+
+    def turn(who: str, mode: str, call: Callable[[], client.Answer]) -> None:
+        turns.append((who, mode, call))
+
+    turn("limit", "async", lambda: client.post_form(limit.port, "/", path))
+    for stack in stacks:
+        for mode in MODES:
+            turn(stack.who, mode, lambda stack=stack, mode=mode: bench.land(stack, mode, path))  # type: ignore[misc]
+    if peers:
+        turn("busboy", "async", lambda: client.post_form(peers.port, "/busboy_file", path))
+        turn("busboy", "normal", lambda: client.post_form(peers.port, "/busboy_s3", path))
+        turn("tus", "async", lambda: client.post_tus(peers.port, "/tus_file", path))
+        turn("tus", "normal", lambda: client.post_tus(peers.port, "/tus_s3", path))
+    for number in range(rounds):
+        for who, mode, call in turns:
+            answer = call()
+            if 200 <= answer.status < 300:
+                bench.results.add(who, f"{mode} {size}", answer.seconds * 1000)
+                if who in ("limit", "busboy", "tus") and mode == "async":  # there is but one way to accept
+                    bench.results.add(who, f"celery {size}", answer.seconds * 1000)
+            elif number == 0:
+                bench.results.note(f"{who} answered {answer.status} to {mode} {size}: {answer.body[:80]!r}")
+
+
+def normal_only(bench: Bench, stacks: list[Stack], peers: PortServer | None, size: str, rounds: int) -> None:
+    """Time single uploads that are answered when S3 has them."""
+    for _ in range(rounds):
+        for stack in stacks:
+            bench.results.add(
+                stack.who, f"normal {size}", bench.land(stack, "normal", bench.files[size]).seconds * 1000
+            )
+        if peers:
+            answer = client.post_form(peers.port, "/busboy_s3", bench.files[size])
+            bench.results.add("busboy", f"normal {size}", answer.seconds * 1000)
+
+
+def concurrency(bench: Bench, stacks: list[Stack], limit: PortServer, size: str, count: int, rounds: int) -> None:
+    """Count what 32 clients get accepted per second, while deliveries go on."""
+    what = f"{CLIENTS} clients, async {size}"
+    for _ in range(rounds):
+        many = burst.uploads(limit.port, "/", bench.files[size], CLIENTS, count)
+        bench.results.add("limit", what, many.per_second)
+        for stack in stacks:
+            before = bench.sink.landed()
+            many = burst.uploads(stack.port, "/async_upload", bench.files[size], CLIENTS, count)
+            bench.results.add(stack.who, what, many.per_second)
+            if many.refused:
+                bench.results.note(
+                    f"{stack.who} refused {many.refused} of {count} uploads of {size} by {CLIENTS} clients"
+                )
+            if not bench.sink.wait_landed(before + many.accepted):
+                landed = bench.sink.landed() - before
+                bench.results.note(
+                    f"{stack.who} brought {landed} of {many.accepted} accepted uploads of {size} to S3"
+                )
+
+
+def status_reads(bench: Bench, port: int, seconds: float, rounds: int) -> None:
+    """Count reads of one file's status, with one web process."""
+    created = client.post_form(port, "/async_upload", bench.files["100 kB"])
+    place = created.headers["location"]
+    burst.reads(port, place, READERS, 0.3)
+    for _ in range(rounds):
+        bench.results.add(
+            "ours", "status reads, 1 web process", burst.reads(port, place, READERS, seconds).per_second
+        )
+
+
+def memory(bench: Bench, stack: Stack, size: str, modes: Iterable[str]) -> None:
+    """Take the peak over idle of web and worker for one upload in each mode, on fresh processes."""
+    for mode in modes:
+        web, worker = Peak(stack.web.pid), Peak(stack.worker.pid)
+        bench.land(stack, mode, bench.files[size])
+        bench.results.add(stack.who, f"peak over idle, {size}: web, {mode}", web.over_idle_mb())
+        if mode == "celery":
+            bench.results.add(stack.who, f"peak over idle, {size}: worker, {mode}", worker.over_idle_mb())
+
+
+def large_by_celery(bench: Bench, stack: Stack) -> None:
+    """Send 600 MB by Celery; more than a Redis string can hold as base64."""
+    web, worker = Peak(stack.web.pid), Peak(stack.worker.pid)
+    before = bench.sink.landed()
+    answer = stack.post("celery", bench.files["600 MB"])
+    if answer.status == 202:
+        bench.sink.wait_landed(before + 1)
+    bench.results.add(stack.who, "600 MB by Celery, answer", answer.status)
+    bench.results.add(stack.who, "600 MB by Celery, time to answer", answer.seconds * 1000)
+    bench.results.add(stack.who, "600 MB by Celery: web", web.over_idle_mb())
+    bench.results.add(stack.who, "600 MB by Celery: worker", worker.over_idle_mb())
+
+
+def redis_peak(bench: Bench, stack: Stack) -> None:
+    """Queue uploads while no worker runs, and see what Redis holds; then let a worker deliver them."""
+    before = bench.sink.landed()
+    stack.worker.kill()
+    held: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:  # Redis's own used_memory_peak remembers what went before
+        with redis.Redis(port=stack.redis.port) as connection:
+            while not ended.is_set():
+                held.append(connection.info("memory")["used_memory"])
+                time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        many = burst.uploads(stack.port, "/celery_upload", bench.files["10 MB"], 4, QUEUED)
+    finally:
+        ended.set()
+        watcher.join(10)
+    bench.results.add(stack.who, "Redis peak, 100 queued of 10 MB", max(held) / MB)
+    if many.refused:
+        bench.results.note(f"{stack.who} refused {many.refused} of {QUEUED} uploads by Celery")
+    stack.worker.start()
+    if not bench.sink.wait_landed(
+        before + many.accepted
+    ):  # what is left would be swept in the middle of other work
+        bench.results.note(f"{stack.who} did not bring all of {many.accepted} queued uploads to S3")
+
+
+def pickup(bench: Bench, stack: Stack) -> None:
+    """Take the time from a row's creation to the line in the worker's log that says `received`, whole ms."""
+    pattern = re.compile(r"^\[([-0-9]+ [0-9:]+,\d{3}): INFO/MainProcess\] Task upload_task\[\S+\] received", re.M)
+    for _ in range(PICKUPS):
+        time.sleep(0.1)
+        seen = stack.worker.text().count("received")
+        answer = bench.land(stack, "celery", bench.files["100 kB"])
+        created = re.search(rb'"created_at": *"([^"]+)"', answer.body)
+        received = pattern.findall(stack.worker.text())
+        if created and stack.worker.text().count("received") == seen + 1:
+            began = datetime.fromisoformat(created[1].decode()).timestamp()
+            ended = datetime.strptime(received[-1], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+            bench.results.add(stack.who, "enqueue to pickup, idle", (ended - began) * 1000)
+
+
+def delivery_cpu(bench: Bench, scheme: str, port: int, env: dict[str, str], rounds: int) -> None:
+    """Take the CPU of deliveries, each way in a fresh process."""
+    for who in ("ours", "article"):
+        command = [sys.executable, "-m", "bench.delivery", who, f"{scheme}://127.0.0.1:{port}"]
+        command += [str(bench.files["100 MB"]), str(rounds)]
+        run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+        if run.returncode:
+            bench.results.note(f"{who} did not deliver by {scheme}: {run.stderr.strip().splitlines()[-1:]}")
+        bench.results.add(who, f"deliver 100 MB, {scheme}", *(float(line) for line in run.stdout.split()))
+
+
+def slow_link(bench: Bench, stacks: list[Stack], link: PortServer, rounds: int) -> None:
+    """Time 10 MB over a link of 2 MB/s; the limit is the bare body over the same link."""
+    path = bench.files["10 MB"]
+    for number in range(rounds):
+        seconds = client.put_raw(link.port, f"/bench/raw-{number}", path).seconds
+        bench.results.add("limit", "normal 10 MB, link 2 MB/s", seconds * 1000)
+        for stack in stacks:
+            seconds = bench.land(stack, "normal", path).seconds
+            bench.results.add(stack.who, "normal 10 MB, link 2 MB/s", seconds * 1000)
+        before = bench.sink.landed()
+        background = [(stack, mode) for mode in ("async", "celery") for stack in stacks]
+        for stack, mode in background:
+            bench.results.add(stack.who, f"{mode} 10 MB, link 2 MB/s", stack.post(mode, path).seconds * 1000)
+            time.sleep(1)  # for decoding and pickup; what then goes over the link takes no core
+        if number + 1 < rounds:
+            bench.sink.wait_landed(before + len(background))
+
+
+def overlap(bench: Bench, stacks: list[Stack], link: PortServer, peers: PortServer | None, rounds: int) -> None:
+    """Time 100 MB while client and S3 both have 50 MB/s; the limit is the bare body over one of the links."""
+    path = bench.files["100 MB"]
+    what = "normal 100 MB, both links 50 MB/s"
+    for number in range(rounds):
+        seconds = client.put_raw(link.port, f"/bench/raw-{FAST}-{number}", path).seconds
+        bench.results.add("limit", what, seconds * 1000)
+        for stack in stacks:
+            bench.results.add(stack.who, what, bench.land(stack, "normal", path, FAST).seconds * 1000)
+        if peers:
+            bench.results.add(
+                "busboy", what, client.post_form(peers.port, "/busboy_s3", path, FAST).seconds * 1000
+            )
+
+
+def real_s3(bench: Bench, stacks: list[Stack], size: str, rounds: int) -> None:
+    """Time single uploads with SeaweedFS as S3; background deliveries get some time to end by themselves."""
+    for _ in range(rounds):
+        for stack in stacks:
+            for mode in MODES:
+                answer = stack.post(mode, bench.files[size])
+                if not 200 <= answer.status < 300:
+                    bench.results.note(f"{stack.who} answered {answer.status} to {mode} {size} with SeaweedFS")
+                    continue
+                bench.results.add(stack.who, f"{mode} {size}, SeaweedFS", answer.seconds * 1000)
+                time.sleep(answer.seconds + 1)

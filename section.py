@@ -1,0 +1,54 @@
+"""A piece of a file, as an HTTP client reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+CHUNK_BYTES = 1024 * 1024
+
+
+class Section:
+    """Reads a piece of an open file without moving its position, so that several threads may share it.
+
+    Args:
+        descriptor: the open file.
+        start: where the piece begins.
+        size: how long it is.
+        on_progress: called with a number of bytes whenever so many were read.
+    """
+
+    def __init__(
+        self, descriptor: int, start: int, size: int, on_progress: Callable[[int], None] | None = None
+    ) -> None:
+        self._descriptor = descriptor
+        self._start = start
+        self._size = size
+        self._position = 0
+        self._on_progress = on_progress
+
+    def read(self, size: int = -1) -> bytes:
+        """Read so many bytes, or the rest."""
+        left = self._size - self._position
+        data = os.pread(self._descriptor, left if size < 0 else min(size, left), self._start + self._position)
+        self._position += len(data)
+        if self._on_progress:
+            self._on_progress(len(data))
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position inside the piece."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """The position inside the piece."""
+        return self._position
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes from the start, in chunks."""
+        self.seek(0)
+        while chunk := self.read(CHUNK_BYTES):
+            yield chunk
+        self.seek(0)
