@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -112,6 +114,14 @@ def _tune_sqlite(survive_power_loss: bool) -> Callable[[DBAPIConnection, object]
         cursor.close()
 
     return tune
+
+
+_turn = threading.Lock()
+
+
+def writing() -> AbstractContextManager[Any]:
+    """Hold this to write: SQLite has one writer, and whoever meets it busy sleeps longer than a turn takes."""
+    return _turn if db.engine.dialect.name == "sqlite" else nullcontext()
 
 
 def batched(ids: Iterable[str]) -> Iterator[list[str]]:
@@ -314,7 +324,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def _move(cls, where: Sequence[ColumnElement[bool]], **values: Any) -> bool:
-        with db.engine.begin() as connection:
+        with writing(), db.engine.begin() as connection:
             return connection.execute(update(cls).where(*where).values(**values)).rowcount == 1
 
 

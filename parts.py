@@ -14,7 +14,7 @@ from errors import BytesLost, StoreError
 from section import Section
 from store import ObjectInfo, Part, Progress, Store
 
-PART_BYTES = 16 * MIB
+PART_BYTES = 32 * MIB
 MAX_PARTS = 9_000  # S3 takes 10,000, and a file may be larger than expected
 PARTS_AT_ONCE = 2
 
@@ -27,16 +27,25 @@ class PartsUpload:
         path: the file, which may still be growing.
         key: the object's name.
         content_type: its media type.
-        expected_bytes: about how large the file will be; decides the size of the parts.
+        expected_bytes: about how large the file will be.
+        part_bytes: the size of the parts, unless they would be too many.
 
     Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
     """
 
-    def __init__(self, store: Store, path: Path, key: str, content_type: str, expected_bytes: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        path: Path,
+        key: str,
+        content_type: str,
+        expected_bytes: int,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
         self._store = store
         self._key = key
         self._content_type = content_type
-        self._part_bytes = max(PART_BYTES, expected_bytes // MAX_PARTS + 1)
+        self._part_bytes = max(part_bytes, expected_bytes // MAX_PARTS + 1)
         self._file = path.open("rb", buffering=0)
         self._given = 0
         self._begun: Future[str] | None = None

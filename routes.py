@@ -11,8 +11,8 @@ from sqlalchemy import Row
 from werkzeug.exceptions import NotFound
 
 from errors import Busy, Conflict, StoreError
-from idempotency import fingerprint, scope
-from models import File, UploadStatus, db, new_id, utcnow
+from idempotency import Scope, fingerprint, scope
+from models import File, UploadStatus, db, new_id, utcnow, writing
 from receive import Received, declared_length, receive_file
 from services import services
 from spool import Incoming
@@ -122,27 +122,37 @@ def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
     ferry = services()
     length = declared_length(request, ferry.config.MAX_CONTENT_LENGTH)
     key = request.headers.get("Idempotency-Key")
-    with scope(key, ferry.config.LEASE_SECONDS) as held, ferry.spool.receive(new_id(), length) as incoming:
+    with scope(key, ferry.config.LEASE_SECONDS) as held:
+        with ferry.spool.receive(new_id(), length) as incoming:
 
-        def on_chunk(received: Received) -> None:
-            held.renew()
-            run.arrived(received, incoming)
+            def on_chunk(received: Received) -> None:
+                held.renew()
+                run.arrived(received, incoming)
 
-        received = receive_file(request, incoming, ferry.config, on_chunk, ("sha256",) if key else ())
-        if key:
-            facts = (mode, received.name, received.content_type, received.digests.hexdigest("sha256"))
+            received = receive_file(request, incoming, ferry.config, on_chunk, ("sha256",) if key else ())
+            facts = [mode, received.name, received.content_type]
+            facts += [received.digests.hexdigest("sha256")] if key else []
             if earlier := held.match(fingerprint(*facts)):
                 incoming.discard()
                 run.give_up()
                 return _found(earlier), False
-            held.finish(fingerprint(*facts), incoming.file_id)
-        incoming.keep()
+            incoming.keep()
         row = _new_row(mode, received, incoming)
+        with writing():
+            _commit(row, held, fingerprint(*facts))
+    return row, True
+
+
+def _commit(row: File, held: Scope, request_fingerprint: str) -> None:
+    try:
         db.session.add(row)
+        held.finish(request_fingerprint, row.id)
         db.session.flush()
+    except BaseException:
+        services().spool.drop(row.id)
+        raise
     # Outside the block: a commit whose answer is lost may have happened, so its bytes must stay.
     db.session.commit()
-    return row, True
 
 
 def _found(file_id: str) -> Row[Any]:

@@ -22,6 +22,7 @@ from spool import Incoming
 log = logging.getLogger(__name__)
 
 AHEAD_BYTES = 16 * MIB  # smaller files are one request, when they are here
+AHEAD_PART_BYTES = 8 * MIB  # little is left to send when the last byte has arrived
 
 
 class Run:
@@ -50,7 +51,12 @@ class InlineRun(Run):
     def arrived(self, received: Received, incoming: Incoming) -> None:
         if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES:
             self._ahead = PartsUpload(
-                services().store, incoming.path, received.key, received.content_type, incoming.expected_bytes
+                services().store,
+                incoming.path,
+                received.key,
+                received.content_type,
+                incoming.expected_bytes,
+                AHEAD_PART_BYTES,
             )
         if self._ahead:
             self._ahead.grown(incoming.size)
