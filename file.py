@@ -7,9 +7,11 @@ import hashlib
 import mimetypes
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -18,9 +20,9 @@ from werkzeug.utils import secure_filename
 
 from checksum import Crc64Nvme
 from config import MIB
-from errors import BytesLost, InvalidUpload, UnsupportedUpload
+from errors import BytesLost, InvalidUpload, StoreError, UnsupportedUpload
 from parts import PartsUpload
-from section import CHUNK_BYTES
+from section import CHUNK_BYTES, Section
 from store import ObjectInfo, Progress, Store
 
 MAX_STEM = 100
@@ -28,6 +30,7 @@ MAX_EXTENSION = 16
 MAX_CONTENT_TYPE = 255
 # A part costs a request and a second read for its checksum, so only large files have parts.
 ONE_REQUEST_BYTES = 128 * MIB
+BESIDE_BYTES = 1 * MIB
 KEY = re.compile(r"\d{14}--.{1,100}-[0-9a-f]{16}\..{1,16}", re.ASCII)
 TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 MEDIA_TYPE = re.compile(rf'{TOKEN}/{TOKEN}(?:[ \t]*;[ \t]*{TOKEN}=(?:{TOKEN}|"[ !#-\[\]-~]*"))*', re.ASCII)
@@ -128,15 +131,31 @@ def upload_file(
         if info.size > ONE_REQUEST_BYTES and not isinstance(file, BytesIO):
             upload = PartsUpload(store, Path(file.name), info.key, info.content_type, info.size)
             return Uploaded(*upload.finish(info, on_progress))
-        sha256, crc, size = hashlib.sha256(), Crc64Nvme(), 0
-        while chunk := file.read(CHUNK_BYTES):
-            sha256.update(chunk)
-            crc.update(chunk)
-            size += len(chunk)
-        if (size, crc.text()) != (info.size, info.crc64nvme):
-            raise BytesLost("The bytes were damaged after they were received.")
-        file.seek(0)
-        return Uploaded(store.put(file, info, on_progress), sha256.hexdigest())
+        if isinstance(file, BytesIO) or info.size < BESIDE_BYTES:
+            sha256 = _digest(iter(partial(file.read, CHUNK_BYTES), b""), info)
+            file.seek(0)
+            return Uploaded(store.put(file, info, on_progress), sha256)
+        # Reading a larger file for its digest takes as long as sending it over a fast link.
+        with ThreadPoolExecutor(1) as beside:
+            digested = beside.submit(_digest, Section(file.fileno(), 0, info.size).chunks(), info)
+            try:
+                url = store.put(file, info, on_progress)
+            except StoreError:
+                digested.result()  # what was damaged in the spool is no fault of S3
+                raise
+            return Uploaded(url, digested.result())
+
+
+def _digest(chunks: Iterator[bytes], info: ObjectInfo) -> str:
+    """The SHA-256 of bytes that must be those that were received."""
+    sha256, crc, size = hashlib.sha256(), Crc64Nvme(), 0
+    for chunk in chunks:
+        sha256.update(chunk)
+        crc.update(chunk)
+        size += len(chunk)
+    if (size, crc.text()) != (info.size, info.crc64nvme):
+        raise BytesLost("The bytes were damaged after they were received.")
+    return sha256.hexdigest()
 
 
 def upload_file_from_stream(

@@ -145,9 +145,8 @@ def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
 
 def _commit(row: File, held: Scope, request_fingerprint: str) -> None:
     try:
-        db.session.add(row)
+        row.insert()
         held.finish(request_fingerprint, row.id)
-        db.session.flush()
     except BaseException:
         services().spool.drop(row.id)
         raise
@@ -174,6 +173,10 @@ def _new_row(mode: str, received: Received, incoming: Incoming) -> File:
         content_type=received.content_type,
         crc64nvme=incoming.crc64nvme,
         spool_id=ferry.spool.id,
+        upload_status=UploadStatus.PENDING,
+        attempts=0,
+        created_at=now,
+        updated_at=now,
         due_at=now + timedelta(seconds=ferry.config.LEASE_SECONDS),
         retry_until=now + timedelta(seconds=ferry.config.RETRY_WINDOW_SECONDS),
     )
