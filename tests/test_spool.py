@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
-import resource
-import signal
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from errors import Busy
 from spool import Spool
+from tests.stack import ROOT
 
 ID = "0123456789abcdef" * 2
 
@@ -85,19 +84,25 @@ def test_it_is_for_its_owner_only(spool: Spool) -> None:
     assert spool.folder.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.fixture
-def _small_disk() -> Iterator[None]:
-    """Let no file of this process grow over 4 KiB; the kernel then answers EFBIG."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, old)
+WRITER_ON_A_SMALL_DISK = """
+import resource, signal, sys
+from pathlib import Path
 
+from errors import Busy
+from spool import Spool
 
-@pytest.mark.usefixtures("_small_disk")
-def test_a_file_that_cannot_grow_is_no_room(spool: Spool) -> None:
-    with pytest.raises(Busy), spool.receive(ID) as incoming:
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with Spool(Path(sys.argv[1])).receive(sys.argv[2]) as incoming:
         incoming.write(b"x" * 5000)
+except Busy:
+    sys.exit(42)
+"""
+
+
+def test_a_file_that_cannot_grow_is_no_room(spool: Spool) -> None:
+    """In a process of its own, whose files the kernel lets grow to 4 KiB."""
+    command = [sys.executable, "-c", WRITER_ON_A_SMALL_DISK, str(spool.folder), ID]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 42
     assert files(spool) == []

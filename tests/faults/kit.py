@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LEASE_SECONDS = 2
 SMALL = 200_000
 LARGE = 20 * 1024 * 1024
+NAME = "same name.bin"
 
 
 class Row(NamedTuple):
@@ -130,7 +131,7 @@ class Kit:
 
         def post(content: bytes) -> str | None:
             with suppress(requests.ConnectionError, requests.ReadTimeout):
-                answer = self.web.upload(mode, "same name.bin", content)
+                answer = self.web.upload(mode, NAME, content)
                 return answer.json()["id"] if answer.ok else None
             return None
 
