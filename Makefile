@@ -7,7 +7,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak load bench bench-quick check format clean
+.PHONY: help run test faults soak scale load bench bench-quick check format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ faults: .venv/test ## Run the whole fault kit: everything that can die, at every
 
 soak: .venv/test ## Load with random faults for SOAK_SECONDS=240
 	@$(BIN)/python -m pytest tests/faults -s -m soak $(ARGS)
+
+scale: .venv/test ## A million rows in both databases, 32 writers, a file over 5 GiB
+	@$(BIN)/python -m pytest -m scale $(ARGS)
 
 load: .venv/load ## Load a whole service with Locust, and report (USERS=8 SECONDS=30 HOST=http://...)
 	@USERS=$(USERS) SECONDS=$(SECONDS) HOST=$(HOST) $(BIN)/python -m load.drive

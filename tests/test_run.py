@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -155,3 +156,9 @@ def test_a_taken_port_ends_it_with_one_line(run: Run) -> None:
     assert run.text() == (
         f"make run: port {run.port} is taken; choose another, as in: make run PORT={run.port + 1}\n"
     )
+
+
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="weed is missing"):
+        embedded.seaweed(tmp_path / "s3", 20_000, "key", "secret")
