@@ -7,15 +7,19 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import bucket
 from checksum import Crc64Nvme
 from config import MIB, Config
 from errors import StoreError
+from section import Section
 from store import ObjectInfo, Store
 
+PART_BYTES = 8 * MIB
 SIZES = {"one request": 64 * 1024, "several parts": 17 * MIB}
 
 
@@ -67,12 +71,32 @@ def _checksum(content: bytes) -> str:
 
 
 def _takes(store: Store, content: bytes, info: ObjectInfo) -> bool:
-    """Whether these bytes are delivered as that object."""
+    """Whether these bytes are delivered as that object, in one request or, if they are many, in parts."""
     try:
-        store.put(BytesIO(content), info)
+        if len(content) <= PART_BYTES:
+            store.put(BytesIO(content), info)
+        else:
+            store.settle(info, partial(_send_in_parts, store, content, info))
     except StoreError:
         return False
     return True
+
+
+def _send_in_parts(store: Store, content: bytes, info: ObjectInfo) -> None:
+    upload_id = store.begin_parts(info.key, info.content_type)
+    try:
+        with TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            starts = range(0, len(content), PART_BYTES)
+            sections = [Section(file.fileno(), start, min(PART_BYTES, len(content) - start)) for start in starts]
+            parts = [
+                store.put_part(info.key, upload_id, number, section) for number, section in enumerate(sections, 1)
+            ]
+        store.complete_parts(info, upload_id, parts)
+    except StoreError:
+        store.abort_parts(info.key, upload_id)
+        raise
 
 
 def _gives_back(store: Store, info: ObjectInfo) -> bool:

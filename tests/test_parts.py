@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import doctor
 from config import Config
 from errors import BytesLost
 from file import rename_file
@@ -77,6 +78,14 @@ def test_other_bytes_than_were_received_never_appear(store: Store, tmp_path: Pat
     with pytest.raises(BytesLost, match="damaged"):
         parts.finish(info, lambda sent: None)
     assert objects(store.client, info.key) == 0
+    assert unfinished(store.client, info.key) == 0
+
+
+def test_the_doctor_tries_parts_too(store: Store, tmp_path: Path) -> None:
+    content = CONTENT[: doctor.SIZES["several parts"]]
+    info = info_of(content, tmp_path)
+    assert doctor._takes(store, content, info)
+    assert store.client.head_object(Bucket=BUCKET, Key=info.key)["ETag"].endswith('-3"')
     assert unfinished(store.client, info.key) == 0
 
 
