@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, String, delete, update
+from sqlalchemy import ColumnElement, Connection, String, delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -66,14 +66,14 @@ class Scope:
         db.session.commit()
         if found and found.fingerprint:
             self.earlier = found
-        elif not self._change(IdempotencyKey.due_at <= utcnow(), owner=self._owner, due_at=due_at):
+        elif not self._change_now(IdempotencyKey.due_at <= utcnow(), owner=self._owner, due_at=due_at):
             raise Conflict("A request with this Idempotency-Key is still running.")
 
     def renew(self) -> None:
         """Keep the key while the body arrives; call it as often as you like."""
         if self._key and time.monotonic() >= self._next_renewal:
             self._next_renewal = time.monotonic() + self._lease.total_seconds() / 3
-            self._change(IdempotencyKey.owner == self._owner, due_at=utcnow() + self._lease)
+            self._change_now(IdempotencyKey.owner == self._owner, due_at=utcnow() + self._lease)
 
     def match(self, fingerprint: str) -> str | None:
         """The File of the earlier request, if there was one.
@@ -87,7 +87,7 @@ class Scope:
             raise KeyReused("This Idempotency-Key was used for another request.")
         return self.earlier.file_id
 
-    def finish(self, fingerprint: str, file_id: str) -> None:
+    def finish(self, connection: Connection, fingerprint: str, file_id: str) -> None:
         """Bind the key to its File, in the transaction of the caller.
 
         Raises:
@@ -96,7 +96,7 @@ class Scope:
         if self._key is None:
             return
         values = {"fingerprint": fingerprint, "file_id": file_id, "due_at": utcnow() + KEEP}
-        if not self._execute(IdempotencyKey.owner == self._owner, **values):
+        if not self._change(connection, IdempotencyKey.owner == self._owner, **values):
             raise Conflict("Another request with this Idempotency-Key has overtaken this one.")
 
     def abandon(self) -> None:
@@ -111,20 +111,15 @@ class Scope:
         )
         db.session.commit()
 
-    def _change(self, condition: ColumnElement[bool], **values: object) -> bool:
-        changed = self._execute(condition, **values)
-        db.session.commit()
-        return changed
+    def _change_now(self, condition: ColumnElement[bool], **values: object) -> bool:
+        with db.engine.begin() as connection:
+            return self._change(connection, condition, **values)
 
-    def _execute(self, condition: ColumnElement[bool], **values: object) -> bool:
-        statement = update(IdempotencyKey).where(
-            IdempotencyKey.key == self._key, IdempotencyKey.fingerprint.is_(None), condition
+    def _change(self, connection: Connection, condition: ColumnElement[bool], **values: object) -> bool:
+        unfinished = [IdempotencyKey.key == self._key, IdempotencyKey.fingerprint.is_(None)]
+        return (
+            connection.execute(update(IdempotencyKey).where(*unfinished, condition).values(**values)).rowcount == 1
         )
-        result = db.session.execute(
-            statement.values(**values).returning(IdempotencyKey.key),
-            execution_options={"synchronize_session": False},
-        )
-        return result.first() is not None
 
 
 @contextmanager

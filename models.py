@@ -16,6 +16,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Connection,
     DateTime,
     Dialect,
     Enum,
@@ -192,16 +193,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
-    def insert(self) -> None:
+    def insert(self, connection: Connection) -> None:
         """Write a new row, in the transaction of the caller; every value must be set."""
-        values = {column.key: getattr(self, column.key) for column in File.__table__.columns}
-        # Not through the session's unit of work, which would take longer than the statement.
-        db.session.connection().execute(insert(File), values)
+        # Not through a session, which would take longer than the statement.
+        connection.execute(_INSERT, {name: getattr(self, name) for name in _COLUMNS})
 
     @classmethod
     def find(cls, file_id: str) -> Row[Any] | None:
         """Read the row as it is now; holds no connection afterwards."""
-        # One statement for every call: building it anew would take as long as running it.
         with db.engine.connect() as connection:
             return connection.execute(_BY_ID, {"file_id": file_id}).first()
 
@@ -335,4 +334,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             return connection.execute(update(cls).where(*where).values(**values)).rowcount == 1
 
 
+# Made once: building a statement takes as long as running it.
 _BY_ID = select(File).where(File.id == bindparam("file_id"))
+_INSERT = insert(File.__table__)
+_COLUMNS = tuple(column.key for column in File.__table__.columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -138,20 +139,19 @@ def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
                 return _found(earlier), False
             incoming.keep()
         row = _new_row(mode, received, incoming)
-        with writing():
-            _commit(row, held, fingerprint(*facts))
+        _commit(row, held, fingerprint(*facts))
     return row, True
 
 
 def _commit(row: File, held: Scope, request_fingerprint: str) -> None:
-    try:
-        row.insert()
-        held.finish(request_fingerprint, row.id)
-    except BaseException:
-        services().spool.drop(row.id)
-        raise
-    # Outside the block: a commit whose answer is lost may have happened, so its bytes must stay.
-    db.session.commit()
+    with ExitStack() as if_it_fails:
+        if_it_fails.callback(services().spool.drop, row.id)
+        with writing(), db.engine.connect() as connection:
+            row.insert(connection)
+            held.finish(connection, request_fingerprint, row.id)
+            # A commit whose answer is lost may have happened, so from here on the bytes must stay.
+            if_it_fails.pop_all()
+            connection.commit()
 
 
 def _found(file_id: str) -> Row[Any]:

@@ -154,8 +154,8 @@ def listed(status: UploadStatus | None = None, after: int | None = None) -> Call
 
 
 def take_key() -> None:
-    with scope("a new key", 30) as held:
-        held.finish("fingerprint", file_id(1))
+    with scope("a new key", 30) as held, db.engine.begin() as connection:
+        held.finish(connection, "fingerprint", file_id(1))
 
 
 def remember_key() -> None:

@@ -229,3 +229,30 @@ def test_behind_nginx_slow_clients_hold_no_thread(nginx: Nginx, web: Web, crowd:
     assert parts(spool_dir) == 0
     assert {web.settled(file_id)["upload_status"] for file_id in ids} == {"COMPLETE"}
     assert "Traceback" not in web.text()
+
+
+def test_a_client_that_keeps_its_connection_is_answered_in_order_until_the_stop(web: Web, crowd: Crowd) -> None:
+    ask = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"
+    [client] = crowd.say(1)
+    client.settimeout(10)
+    answers = b""
+    for pause in (0, 0.1, 0):  # at once again, then by way of the main loop, then two requests in one piece
+        client.sendall(ask * 2)
+        while answers.count(b'"alive"') < 2:
+            answers += client.recv(4096)
+        assert answers.count(b"HTTP/1.1 200 ") == 2
+        answers = b""
+        time.sleep(pause)
+
+    stopped = threading.Event()
+
+    def ask_on() -> None:
+        with suppress(OSError):
+            while not stopped.is_set() and client.send(ask) and client.recv(4096):
+                pass
+
+    asking = threading.Thread(target=ask_on)
+    asking.start()
+    assert web.stop(10) == 0  # one that asks without end does not hold the stop
+    stopped.set()
+    asking.join(10)
