@@ -10,6 +10,8 @@ COPY --from=build /venv /venv
 WORKDIR /app
 COPY *.py ./
 COPY migrations migrations
+COPY templates templates
+COPY static static
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=5000 SPOOL_DIR=/spool
 USER 10001:10001
 VOLUME /spool

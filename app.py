@@ -13,6 +13,7 @@ import cli
 import errors
 import health
 import models
+import pages
 import routes
 import services
 from config import Config
@@ -42,6 +43,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     Migrate(app, models.db)
     services.init_app(app, config)
     errors.init_app(app)
+    app.register_blueprint(pages.bp)
     app.register_blueprint(routes.bp)
     app.register_blueprint(health.bp)
     cli.init_app(app)

@@ -22,24 +22,6 @@ from tasks import RUNS, Run, submit
 bp = Blueprint("files", __name__)
 
 
-@bp.get("/")
-def index() -> Response:
-    """Say what this is and where to go."""
-    return jsonify(
-        name="Ferryman",
-        description="Takes a file, answers at once, and lands it in S3 exactly once.",
-        endpoints={
-            "POST /normal_upload": "upload inside the request; 201 when the file is in S3",
-            "POST /async_upload": "upload by a background thread; 202 at once",
-            "POST /celery_upload": "upload by a Celery worker; 202 at once",
-            "GET /files/<id>": "the file and its status: PENDING, PROCESSING, COMPLETE or ERROR",
-            "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
-            "GET /healthz": "whether the process lives",
-            "GET /readyz": "whether database, bucket and broker answer",
-        },
-    )
-
-
 @bp.post("/normal_upload")
 def normal_upload() -> Response:
     """Take a file and answer when it is in S3."""

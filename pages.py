@@ -1,0 +1,72 @@
+"""The page at `/`, and what the upload addresses say to somebody who only looks."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, make_response, render_template, request
+
+bp = Blueprint("pages", __name__)
+
+# No inline style and no inline script: a file name that became markup could do nothing.
+POLICY = (
+    "default-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+ANSWERS = {
+    "normal": "201 when the file is in S3",
+    "async": "202 at once; a background thread brings it to S3",
+    "celery": "202 at once; a Celery worker brings it to S3",
+}
+
+
+@bp.get("/")
+def index() -> Response:
+    """Show the page to a browser; tell any other client what this is and where to go."""
+    if _wants_page():
+        return _page("async")
+    return _varied(
+        jsonify(
+            name="Ferryman",
+            description="Takes a file, answers at once, and lands it in S3 exactly once.",
+            endpoints={
+                "POST /normal_upload": "upload inside the request; 201 when the file is in S3",
+                "POST /async_upload": "upload by a background thread; 202 at once",
+                "POST /celery_upload": "upload by a Celery worker; 202 at once",
+                "GET /files/<id>": "the file and its status: PENDING, PROCESSING, COMPLETE or ERROR",
+                "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
+                "GET /healthz": "whether the process lives",
+                "GET /readyz": "whether database, bucket and broker answer",
+            },
+        )
+    )
+
+
+@bp.get("/normal_upload", defaults={"mode": "normal"})
+@bp.get("/async_upload", defaults={"mode": "async"})
+@bp.get("/celery_upload", defaults={"mode": "celery"})
+def upload_help(mode: str) -> Response:
+    """Show a browser the page with this mode chosen; tell any other client how to send a file."""
+    if _wants_page():
+        return _page(mode)
+    example = f"curl -F file=@report.pdf {request.base_url}"
+    return _varied(
+        jsonify(description="Post one file, in the form field 'file'.", answer=ANSWERS[mode], example=example)
+    )
+
+
+def _wants_page() -> bool:
+    """Whether the client likes HTML better than JSON; one that takes anything gets JSON."""
+    return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+
+
+def _page(mode: str) -> Response:
+    response = _varied(make_response(render_template("index.html", chosen=mode)))
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def _varied(response: Response) -> Response:
+    response.vary.add("Accept")
+    return response

@@ -1,0 +1,111 @@
+// Every request to the service, with a key where one is asked for.
+
+import * as key from "./key.js";
+
+const FIRST_PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 30_000;
+
+// Why the service did not do what it was asked: its problem document, or status 0 if there was no answer at all.
+export class Problem extends Error {
+  constructor(status, detail, fileId, retryAfterMs) {
+    super(detail);
+    Object.assign(this, { status, fileId, retryAfterMs });
+  }
+
+  static async of(answer) {
+    const body = await answer.json().catch(() => ({}));
+    const seconds = Number(answer.headers.get("Retry-After")) || 0;
+    return new Problem(answer.status, body.detail ?? `The service answered ${answer.status}.`, body.file_id, seconds * 1000);
+  }
+}
+
+const NO_ANSWER = "The service does not answer.";
+
+async function withKey(send) {
+  for (;;) {
+    const used = key.current();
+    const answer = await send(key.bearer(used));
+    if (answer.ok) return answer;
+    const renewed = answer.status === 401 && (await key.another(used));
+    if (!renewed) throw await Problem.of(answer);
+  }
+}
+
+export function request(path, { method = "GET", headers = {}, signal } = {}) {
+  return withKey(async (bearer) => {
+    try {
+      return await fetch(path, { method, headers: { Accept: "application/json", ...headers, ...bearer }, signal });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Problem(0, NO_ANSWER);
+    }
+  });
+}
+
+export const read = async (path, options) => (await request(path, options)).json();
+export const retry = async (id) => (await request(`/files/${id}/retry`, { method: "POST" })).json();
+export const remove = (id) => request(`/files/${id}`, { method: "DELETE" });
+export const contentPath = (id) => `/files/${id}/content`;
+
+// Post a file; fetch() does not tell how much of it is sent.
+export async function upload(mode, file, idempotencyKey, { onProgress, signal }) {
+  const answer = await withKey((bearer) => {
+    const headers = { Accept: "application/json", "Idempotency-Key": idempotencyKey, ...bearer };
+    return post(`/${mode}_upload`, file, headers, onProgress, signal);
+  });
+  return answer.json();
+}
+
+function post(path, file, headers, onProgress, signal) {
+  return new Promise((resolve, reject) => {
+    const form = new FormData();
+    form.append("file", file);
+    const xhr = new XMLHttpRequest();
+    xhr.open("POST", path);
+    for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);
+    xhr.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
+    xhr.onload = () => resolve(new Response(xhr.responseText, { status: xhr.status, headers: retryAfter(xhr) }));
+    xhr.onerror = () => reject(new Problem(0, "The connection broke off."));
+    xhr.onabort = () => reject(new DOMException("cancelled", "AbortError"));
+    signal.addEventListener("abort", () => xhr.abort());
+    xhr.send(form);
+  });
+}
+
+const retryAfter = (xhr) => ({ "Retry-After": xhr.getResponseHeader("Retry-After") ?? "" });
+
+// Hear of changes as they happen, for ever. EventSource could not send a key, so the stream is read by fetch().
+export async function watch(onEvent, onOpen, onLost) {
+  let last = "";
+  let pause = FIRST_PAUSE_MS;
+  for (;;) {
+    try {
+      const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
+      const answer = await request("/events", { headers });
+      onOpen();
+      pause = FIRST_PAUSE_MS;
+      for await (const event of eventsOf(answer.body)) {
+        last = event.id ?? last;
+        if (event.data) onEvent(JSON.parse(event.data));
+      }
+    } catch (error) {
+      // Other errors are the network's: a stream that breaks off is no Problem.
+      if (error instanceof Problem) pause = Math.max(pause, error.retryAfterMs ?? 0);
+    }
+    onLost();
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
+  }
+}
+
+async function* eventsOf(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (text + value).split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) yield Object.fromEntries(block.split("\n").map((line) => line.split(/: ?(.*)/s, 2)));
+  }
+}

@@ -1,0 +1,92 @@
+// The page: takes files in, and keeps what it shows up to date.
+
+import * as api from "./api.js";
+import { askAgain } from "./key.js";
+import * as recent from "./recent.js";
+import * as uploads from "./uploads.js";
+import { isFinal } from "./words.js";
+
+const ASK_MS = 1000; // without live events
+const ASK_ANYWAY_MS = 5000; // with them: one may be lost between an upload's answer and the first event
+
+const records = new Map();
+const form = document.querySelector("#send");
+const choose = document.querySelector("#choose");
+const dropNote = document.querySelector("#drop-note");
+const live = document.querySelector("#live");
+
+// Take in what is known of a File, by an answer or an event. COMPLETE is final, so whatever says otherwise is late.
+function learn(news) {
+  const known = records.get(news.id);
+  const isLate = known?.upload_status === "COMPLETE" && news.upload_status !== "COMPLETE";
+  const record = isLate ? known : { ...known, ...news };
+  records.set(record.id, record);
+  uploads.update(record);
+  recent.update(record);
+}
+
+// An event does not have the whole File; what becomes of our own is worth a question.
+function hear(news) {
+  const known = records.get(news.id);
+  if (!known) return recent.update(news);
+  learn(news);
+  if (isFinal(news) && !isFinal(known)) ask(news.id);
+}
+
+async function ask(id) {
+  try {
+    learn(await api.read(`/files/${id}`));
+  } catch (error) {
+    if (error.status !== 404) return; // asked again soon
+    records.delete(id);
+    recent.forget(id);
+  }
+}
+
+async function askOnAndOn() {
+  const open = [...records.values()].filter((record) => !isFinal(record));
+  for (const record of open) await ask(record.id);
+  setTimeout(askOnAndOn, live.hidden ? ASK_MS : ASK_ANYWAY_MS);
+}
+
+function take(files) {
+  dropNote.textContent = "";
+  askAgain();
+  if (files.length) uploads.add(files, new FormData(form).get("mode"), learn);
+}
+
+choose.multiple = true;
+choose.addEventListener("change", () => {
+  take([...choose.files]);
+  choose.value = "";
+});
+
+const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+let inside = 0; // the pointer enters and leaves every element on its way
+
+addEventListener("dragenter", (event) => hasFiles(event) && document.body.classList.toggle("dragging", ++inside > 0));
+addEventListener("dragleave", (event) => hasFiles(event) && document.body.classList.toggle("dragging", --inside > 0));
+addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  inside = 0;
+  document.body.classList.remove("dragging");
+  const folders = [...event.dataTransfer.items].filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
+  if (folders.length) dropNote.textContent = "A folder cannot be sent. Drop the files in it instead.";
+  else take([...event.dataTransfer.files]);
+});
+
+addEventListener("beforeunload", (event) => {
+  if (uploads.isBusy()) event.preventDefault();
+});
+
+function listen(isLive) {
+  live.hidden = !isLive;
+  if (isLive) recent.load(); // what happened before the stream began
+}
+
+addEventListener("key", () => recent.load());
+recent.start(learn);
+api.watch(hear, () => listen(true), () => listen(false));
+askOnAndOn();
