@@ -89,7 +89,7 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embed
     """Choose what to embed: whatever has no address in the environment."""
     data.mkdir(parents=True, exist_ok=True)
     servers: dict[str, embedded.Server] = {}
-    settings = {"SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
+    settings = {"AUTH": env.get("AUTH") or "open", "SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
     if not env.get("SQLALCHEMY_DATABASE_URI"):
         settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{data / 'ferryman.db'}"
     if not env.get("CELERY_BROKER_URL"):
