@@ -98,10 +98,22 @@ def _check() -> ResponseReturnValue | None:
     view = current_app.view_functions.get(request.endpoint or "")
     role = getattr(view, "role", FILES)
     # Flask serves its static folder by a view of its own.
-    if view is None or role is None or request.endpoint == "static" or services().config.AUTH == "open":
+    if view is None or role is None or request.endpoint == "static":
         return None
+    if services().config.AUTH == "open":
+        return _refuse_strange_page()
     refused: ResponseReturnValue | None = _auth.login_required(role=role)(lambda: None)()
     return refused
+
+
+def _refuse_strange_page() -> Response | None:
+    """Without keys, a page of another site that this machine's user looks at must not use the service.
+
+    Source: https://www.w3.org/TR/fetch-metadata/
+    """
+    if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
+        return None
+    return problem(HTTPStatus.FORBIDDEN, "Pages of other sites may not use this service.")
 
 
 _auth = HTTPTokenAuth("Bearer", realm="Ferryman")

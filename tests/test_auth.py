@@ -192,6 +192,14 @@ def test_too_many_wrong_keys_from_an_address_close_it_for_a_while(client: FlaskC
     assert status(keys.alice, "192.0.2.2") == 200
 
 
+def test_without_keys_pages_of_other_sites_are_refused(env: dict[str, str]) -> None:
+    for app in made_app({**env, "AUTH": "open"}):
+        for site, status in {"cross-site": 403, "same-site": 403, "same-origin": 200, "none": 200}.items():
+            answer = app.test_client().get("/files", headers={"Sec-Fetch-Site": site})
+            assert answer.status_code == status, site
+        assert app.test_client().get("/files").status_code == 200
+
+
 @pytest.fixture(params=[0, 1])
 def proxied(request: pytest.FixtureRequest, env: dict[str, str]) -> Iterator[tuple[Flask, int]]:
     for app in made_app({**env, "TRUSTED_PROXIES": str(request.param)}):

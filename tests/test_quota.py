@@ -136,9 +136,9 @@ def test_a_replay_costs_nothing(make: MAKE) -> None:
 
 def test_a_body_of_unknown_length_is_refused_where_bytes_are_counted(make: MAKE) -> None:
     client = make(KEY_BYTES_PER_DAY="1000000")
-    answer = client.post(
-        "/async_upload", input_stream=BytesIO(b"--b"), content_type="multipart/form-data; boundary=b"
-    )
+    chunked = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+    kind = "multipart/form-data; boundary=b"
+    answer = client.post("/async_upload", input_stream=BytesIO(), content_type=kind, environ_overrides=chunked)
     assert answer.status_code == 411
 
 
