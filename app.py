@@ -8,14 +8,19 @@ from collections.abc import Mapping
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
+from werkzeug.middleware.proxy_fix import ProxyFix
 
+import auth
 import cli
+import content
+import database
 import errors
 import health
-import models
+import listing
 import pages
 import routes
 import services
+import throttle
 from config import Config
 
 
@@ -39,12 +44,15 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     app = Flask(__name__)
     app.json = JSONProvider(app)
     threads = config.WEB_THREADS + config.UPLOAD_THREADS + 1  # requests, deliveries, the sweep
-    models.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
-    Migrate(app, models.db)
+    database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
+    Migrate(app, database.db)
     services.init_app(app, config)
     errors.init_app(app)
-    app.register_blueprint(pages.bp)
-    app.register_blueprint(routes.bp)
-    app.register_blueprint(health.bp)
+    auth.init_app(app)
+    throttle.init_app(app)
+    for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, health.bp):
+        app.register_blueprint(blueprint)
     cli.init_app(app)
+    if config.TRUSTED_PROXIES:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=config.TRUSTED_PROXIES)  # type: ignore[method-assign]
     return app

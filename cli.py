@@ -1,4 +1,4 @@
-"""Commands for whoever runs the service: `flask create-bucket`, `reconcile`, `s3-doctor`, `set-lifecycle`."""
+"""Commands for whoever runs the service: `flask keys`, `create-bucket`, `reconcile`, `s3-doctor` and others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import click
 from flask import Flask
-from flask.cli import with_appcontext
+from flask.cli import AppGroup, with_appcontext
 
+import auth
 import bucket
 from config import CHECKSUM_MODES
 from doctor import examine
@@ -19,7 +20,7 @@ from services import services
 
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
-    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile):
+    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, keys):
         app.cli.add_command(command)
 
 
@@ -94,3 +95,33 @@ def reconcile(apply: bool, grace: int) -> None:
     except StoreError as error:
         raise click.ClickException(error.detail) from error
     click.echo(f"{count} found.")
+
+
+keys = AppGroup("keys", help="API keys: who may use the service.")
+
+
+@keys.command("create")
+@click.argument("name")
+@click.option("--metrics", is_flag=True, help="Let it read /metrics, and nothing else.")
+def create_key(name: str, metrics: bool) -> None:
+    """Make a key for NAME, who sees the files of all keys of that name, and print it once."""
+    try:
+        click.echo(auth.create_key(name, auth.METRICS if metrics else auth.FILES))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show the keys by their id, without their secret."""
+    for key in auth.all_keys():
+        state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "live"
+        click.echo(f"{key.id}  {key.created_at:%Y-%m-%d}  {state:18}  {key.role:7}  {key.owner}")
+
+
+@keys.command("revoke")
+@click.argument("key_id", metavar="ID")
+def revoke_key(key_id: str) -> None:
+    """Let the key open nothing from now on; ID is what `list` shows, or the middle part of the key."""
+    if not auth.revoke_key(key_id):
+        raise click.ClickException("There is no live key with this id.")

@@ -16,6 +16,7 @@ MIB = 1024 * KIB
 DEFAULT_QUEUE = "ferryman"
 PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
 CHECKSUM_MODES = ("crc64nvme", "readback")
+AUTH_MODES = ("required", "open")
 
 
 class ConfigError(ValueError):
@@ -56,6 +57,11 @@ def _at_least(minimum: int, default: int) -> int:
 class Config:
     """Every setting of Ferryman. `.env.example` says what each is for, and why its default is what it is."""
 
+    AUTH: str = field(default="required", metadata={"choices": AUTH_MODES})
+    KEY_REQUESTS_PER_MINUTE: int = _at_least(0, 6000)
+    KEY_BYTES_PER_DAY: int = _at_least(0, 0)
+    KEY_FILES_IN_FLIGHT: int = _at_least(0, 1000)
+    TRUSTED_PROXIES: int = _at_least(0, 0)
     S3_BUCKET_NAME: str
     S3_BUCKET_BASE_URL: str = ""
     S3_ENDPOINT_URL: str | None = None

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 from sqlalchemy import Row
 
 import bucket
+from database import new_id, utcnow
 from errors import BytesLost, StoreError, StoreRefused, UploadError
 from file import Uploaded, process_file_to_stream, upload_file_from_stream
-from models import File, new_id, utcnow
+from models import File
 from parts import PartsUpload
 from services import services, this_app
 from store import ObjectInfo
@@ -93,7 +94,8 @@ def _send(row: Row[Any], owner: str, stream: Source) -> Uploaded:
 
 def _finish(row: Row[Any], owner: str, uploaded: Uploaded) -> None:
     if not File.complete(row.id, owner, uploaded.url, uploaded.sha256):
-        log.warning("file %s was finished by another run", row.id)
+        log.warning("file %s was finished by another run, or erased", row.id)
+        _leave_nothing_of_an_erased(row)
         return
     services().spool.drop(row.id)
     if row.attempts > 1:
@@ -102,6 +104,13 @@ def _finish(row: Row[Any], owner: str, uploaded: Uploaded) -> None:
             bucket.abort_all(services().store, row.key)
         except StoreError as error:
             log.warning("unfinished uploads of %s are left to reconcile: %s", row.key, error.detail)
+
+
+def _leave_nothing_of_an_erased(row: Row[Any]) -> None:
+    """Delete what this run has just brought to S3, if nobody wants it any more."""
+    found = File.find(row.id)
+    if found is None or found.erased_at:
+        services().store.delete(row.key)
 
 
 def _fail(row: Row[Any], owner: str, reason: str, attempts: int) -> None:

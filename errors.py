@@ -24,6 +24,8 @@ class UploadError(Exception):
     """
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
+    retry_after: int | None = None
+    """After how many seconds it may be tried again, where that is known."""
 
     def __init__(self, detail: str, file_id: str | None = None) -> None:
         super().__init__(detail)
@@ -33,6 +35,12 @@ class UploadError(Exception):
 
 class InvalidUpload(UploadError):
     """The request is not one well-formed upload."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class InvalidQuery(UploadError):
+    """The query of the address is not one that is known here."""
 
     status = HTTPStatus.BAD_REQUEST
 
@@ -65,6 +73,27 @@ class KeyReused(UploadError):
     """An Idempotency-Key came again with another request."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class LimitReached(UploadError):
+    """The key's owner, or the address, has done all it may for now.
+
+    Args:
+        detail: one sentence.
+        retry_after: seconds until it may go on.
+    """
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class LengthRequired(UploadError):
+    """The request must say how long its body is."""
+
+    status = HTTPStatus.LENGTH_REQUIRED
 
 
 class Busy(UploadError):
@@ -123,7 +152,8 @@ def init_app(app: Flask) -> None:
 
 
 def _upload_error(error: UploadError) -> Response:
-    return problem(error.status, error.detail, error.file_id)
+    headers = [("Retry-After", str(error.retry_after))] if error.retry_after is not None else None
+    return problem(error.status, error.detail, error.file_id, headers)
 
 
 def _http_exception(error: HTTPException) -> Response | HTTPException:

@@ -12,9 +12,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+import auth
 import bucket
+from database import db, utcnow
 from errors import StoreError
-from models import File, db, utcnow
+from models import File
 from services import services
 
 log = logging.getLogger(__name__)
@@ -24,12 +26,14 @@ FAILURES = (SQLAlchemyError, StoreError, OperationalError, RedisError)
 
 
 @bp.get("/healthz")
+@auth.public
 def healthz() -> Response:
     """Answer, if the process lives."""
     return jsonify(status="alive")
 
 
 @bp.get("/readyz")
+@auth.public
 def readyz() -> tuple[Response, HTTPStatus]:
     """Check database, bucket and broker, and tell how long the oldest undelivered file has waited."""
     checks = {

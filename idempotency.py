@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, Connection, String, delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
+from database import UtcDateTime, db, new_id, utcnow
 from errors import Conflict, InvalidUpload, KeyReused
-from models import UtcDateTime, db, new_id, utcnow
 
 MAX_KEY = 255
 KEEP = timedelta(days=7)
@@ -25,6 +25,7 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
     __tablename__ = "idempotency_keys"
 
     key: Mapped[str] = mapped_column(String(MAX_KEY), primary_key=True)
+    """Hash of the client's key and its owner."""
     owner: Mapped[str] = mapped_column(String(32))
     due_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     """Until when the request in progress holds the key, or the finished one is remembered."""
@@ -36,7 +37,7 @@ class Scope:
     """What one request knows of its key; without a key it knows nothing, and does nothing.
 
     Args:
-        key: the Idempotency-Key.
+        key: the Idempotency-Key, hashed with its owner.
         lease_seconds: how long the request may stay silent before another may take the key over.
     """
 
@@ -123,8 +124,13 @@ class Scope:
 
 
 @contextmanager
-def scope(key: str | None, lease_seconds: float) -> Iterator[Scope]:
+def scope(key: str | None, owner: str, lease_seconds: float) -> Iterator[Scope]:
     """Hold a request's key while the block runs; if it raises, the key is free again.
+
+    Args:
+        key: the Idempotency-Key, or None.
+        owner: whose request; equal keys of two owners are two keys.
+        lease_seconds: how long the request may stay silent before another may take the key over.
 
     Raises:
         InvalidUpload: the key is empty, too long or not plain text.
@@ -132,7 +138,7 @@ def scope(key: str | None, lease_seconds: float) -> Iterator[Scope]:
     """
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise InvalidUpload(f"An Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters.")
-    held = Scope(key, lease_seconds)
+    held = Scope(fingerprint(owner, key) if key else None, lease_seconds)
     if key is None:
         yield held
         return

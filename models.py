@@ -3,55 +3,36 @@
 from __future__ import annotations
 
 import enum
-import secrets
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    DateTime,
-    Dialect,
     Enum,
     Index,
     Row,
     String,
     Text,
-    TypeDecorator,
     and_,
     bindparam,
-    event,
+    case,
+    delete,
     func,
     insert,
     or_,
     select,
     text,
+    tuple_,
     update,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-POOL_SECONDS = 5
-KEPT_CONNECTIONS = 10
-MAX_CONNECTIONS = 40  # two processes fit into PostgreSQL's 100; a thread holds one for milliseconds, or waits
-BUSY_SECONDS = 5
-BATCH = 500
+from database import BATCH, UtcDateTime, batched, db, utcnow, writing
+
 LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
-
-
-class Base(DeclarativeBase):
-    """Declarative base of all tables."""
-
-
-# Rows stay readable after a commit, so that no connection is held while bytes travel to S3.
-db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 
 
 class UploadStatus(enum.StrEnum):
@@ -63,88 +44,9 @@ class UploadStatus(enum.StrEnum):
     ERROR = "ERROR"
 
 
-class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time, in UTC on both sides; SQLite itself keeps no zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value and value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None or value.tzinfo is not None:
-            return value and value.astimezone(UTC)
-        return value.replace(tzinfo=UTC)
-
-
-def init_app(app: Flask, uri: str, survive_power_loss: bool, threads: int = 20) -> None:
-    """Bind the database to the app; connects on first use.
-
-    Args:
-        app: the app.
-        uri: SQLAlchemy's address of the database.
-        survive_power_loss: whether SQLite must reach the disk on every commit.
-        threads: how many may need a connection at the same moment.
-    """
-    sqlite = uri.startswith("sqlite")
-    app.config["SQLALCHEMY_DATABASE_URI"] = uri
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-        "pool_size": KEPT_CONNECTIONS,
-        "max_overflow": min(threads, MAX_CONNECTIONS) - KEPT_CONNECTIONS,
-        "pool_timeout": POOL_SECONDS,
-        "pool_pre_ping": not sqlite,
-    }
-    db.init_app(app)
-    if sqlite:
-        with app.app_context():
-            event.listen(db.engine, "connect", _tune_sqlite(survive_power_loss))
-
-
-def _tune_sqlite(survive_power_loss: bool) -> Callable[[DBAPIConnection, object], None]:
-    """Let readers and one writer work at once, and writers wait for each other.
-
-    Source: https://www.sqlite.org/wal.html; in WAL mode, synchronous=NORMAL survives a killed process but may
-    lose the last commits to a power loss.
-    """
-
-    def tune(connection: DBAPIConnection, _: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
-        cursor.execute(f"PRAGMA synchronous={'FULL' if survive_power_loss else 'NORMAL'}")
-        cursor.close()
-
-    return tune
-
-
-_turn = threading.Lock()
-
-
-def writing() -> AbstractContextManager[Any]:
-    """Hold this to write: SQLite has one writer, and whoever meets it busy sleeps longer than a turn takes."""
-    return _turn if db.engine.dialect.name == "sqlite" else nullcontext()
-
-
-def batched(ids: Iterable[str]) -> Iterator[list[str]]:
-    """Cut ids into lists that fit one statement."""
-    iterator = iter(ids)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch
-
-
-def utcnow() -> datetime:
-    """The present moment, in UTC."""
-    return datetime.now(UTC)
-
-
-def new_id() -> str:
-    """Make a File id that nobody can guess."""
-    return secrets.token_hex(16)
-
-
-# Literal, not bound: only so SQLite sees that it is the condition of the partial index.
+# Literal, not bound: only so SQLite sees that it is the condition of a partial index.
 UNDELIVERED = text("upload_status IN ('PENDING', 'PROCESSING')")
+ERASED = text("erased_at IS NOT NULL")
 
 
 class File(db.Model):  # type: ignore[name-defined,misc]
@@ -162,11 +64,15 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             postgresql_where=UNDELIVERED,
             sqlite_where=UNDELIVERED,
         ),
+        Index("ix_files_owner", "owner", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
+        Index("ix_files_owner_created_at", "owner", "created_at", "id"),
         Index("ix_files_upload_status_created_at", "upload_status", "created_at", "id"),
-        Index("ix_files_created_at", "created_at", "id"),
+        Index("ix_files_erased_at", "erased_at", postgresql_where=ERASED, sqlite_where=ERASED),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    """Who may see it."""
     name: Mapped[str] = mapped_column(Text)
     key: Mapped[str] = mapped_column(String(255), unique=True)
     mode: Mapped[str] = mapped_column(String(16))
@@ -192,6 +98,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    erased_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When its owner deleted it; nobody sees it any more, and what is left of it is removed."""
 
     def insert(self, connection: Connection) -> None:
         """Write a new row, in the transaction of the caller; every value must be set."""
@@ -203,6 +111,50 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         """Read the row as it is now; holds no connection afterwards."""
         with db.engine.connect() as connection:
             return connection.execute(_BY_ID, {"file_id": file_id}).first()
+
+    @classmethod
+    def find_own(cls, file_id: str, owner: str) -> Row[Any] | None:
+        """Read an owner's row as it is now; in the same way whether it is not there, another's, or erased."""
+        with db.engine.connect() as connection:
+            return connection.execute(_OWN_BY_ID, {"file_id": file_id, "owner": owner}).first()
+
+    @classmethod
+    def page(
+        cls,
+        owner: str,
+        limit: int,
+        before: tuple[datetime, str] | None = None,
+        status: UploadStatus | None = None,
+        mode: str | None = None,
+        name: str | None = None,
+    ) -> Sequence[Row[Any]]:
+        """Read an owner's rows, newest first.
+
+        Args:
+            owner: whose.
+            limit: how many at most.
+            before: creation and id of the row after which to go on.
+            status: only of this status.
+            mode: only of this mode.
+            name: only with this in their name, in any case.
+        """
+        statement = select(cls).where(cls.owner == owner, cls.erased_at.is_(None))
+        if before:
+            statement = statement.where(tuple_(cls.created_at, cls.id) < tuple_(*before))
+        if status:
+            statement = statement.where(cls.upload_status == status)
+        if mode:
+            statement = statement.where(cls.mode == mode)
+        if name:
+            statement = statement.where(cls.name.icontains(name, autoescape=True))
+        newest_first = statement.order_by(cls.created_at.desc(), cls.id.desc()).limit(limit)
+        with db.engine.connect() as connection:
+            return connection.execute(newest_first).all()
+
+    @classmethod
+    def count_in_flight(cls, connection: Connection, owner: str) -> int:
+        """How many of an owner's files are not delivered, in the transaction of the caller."""
+        return connection.scalars(select(func.count()).where(cls.owner == owner, UNDELIVERED)).one()
 
     @classmethod
     def claim(cls, file_id: str, owner: str, lease_seconds: float, spool_id: str | None = None) -> Row[Any] | None:
@@ -281,13 +233,41 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         """ERROR -> PENDING, as if it were new; False if it is not in ERROR."""
         now = utcnow()
         return cls._move(
-            [cls.id == file_id, cls.upload_status == UploadStatus.ERROR],
+            [cls.id == file_id, cls.upload_status == UploadStatus.ERROR, cls.erased_at.is_(None)],
             upload_status=UploadStatus.PENDING,
             error=None,
             attempts=0,
             due_at=now,
             retry_until=now + timedelta(seconds=window_seconds),
         )
+
+    @classmethod
+    def erase(cls, file_id: str, owner: str) -> bool:
+        """Whatever it is -> ERROR, seen by nobody, lost to its run; False if the owner has no such row."""
+        now = utcnow()
+        is_running = cls.upload_status == UploadStatus.PROCESSING
+        return cls._move(
+            [cls.id == file_id, cls.owner == owner, cls.erased_at.is_(None)],
+            # What a run is sending now may still arrive until its lease is over.
+            due_at=case((is_running, cls.due_at), else_=now),
+            upload_status=UploadStatus.ERROR,
+            error="Deleted.",
+            lease_owner=None,
+            erased_at=now,
+        )
+
+    @classmethod
+    def erased(cls, spool_id: str) -> Sequence[Row[Any]]:
+        """The erased rows of a spool that no run can have any more."""
+        statement = select(cls).where(ERASED, cls.spool_id == spool_id, cls._is_due()).limit(BATCH)
+        with db.engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    @classmethod
+    def remove(cls, file_id: str) -> None:
+        """Forget an erased row, of which nothing is left."""
+        with writing(), db.engine.begin() as connection:
+            connection.execute(delete(cls).where(cls.id == file_id, ERASED))
 
     @classmethod
     def due(cls, spool_id: str, limit: int) -> Sequence[str]:
@@ -336,5 +316,6 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
 # Made once: building a statement takes as long as running it.
 _BY_ID = select(File).where(File.id == bindparam("file_id"))
+_OWN_BY_ID = _BY_ID.where(File.owner == bindparam("owner"), File.erased_at.is_(None))
 _INSERT = insert(File.__table__)
 _COLUMNS = tuple(column.key for column in File.__table__.columns)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, make_response, render_template, request
 
+import auth
+
 bp = Blueprint("pages", __name__)
 
 # No inline style and no inline script: a file name that became markup could do nothing.
@@ -19,6 +21,7 @@ ANSWERS = {
 
 
 @bp.get("/")
+@auth.public
 def index() -> Response:
     """Show the page to a browser; tell any other client what this is and where to go."""
     if _wants_page():
@@ -31,7 +34,10 @@ def index() -> Response:
                 "POST /normal_upload": "upload inside the request; 201 when the file is in S3",
                 "POST /async_upload": "upload by a background thread; 202 at once",
                 "POST /celery_upload": "upload by a Celery worker; 202 at once",
+                "GET /files": "your files, newest first; limit, cursor, status, mode, name",
                 "GET /files/<id>": "the file and its status: PENDING, PROCESSING, COMPLETE or ERROR",
+                "GET /files/<id>/content": "the bytes, as a download",
+                "DELETE /files/<id>": "delete the file",
                 "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
                 "GET /healthz": "whether the process lives",
                 "GET /readyz": "whether database, bucket and broker answer",
@@ -43,6 +49,7 @@ def index() -> Response:
 @bp.get("/normal_upload", defaults={"mode": "normal"})
 @bp.get("/async_upload", defaults={"mode": "async"})
 @bp.get("/celery_upload", defaults={"mode": "celery"})
+@auth.public
 def upload_help(mode: str) -> Response:
     """Show a browser the page with this mode chosen; tell any other client how to send a file."""
     if _wants_page():

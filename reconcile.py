@@ -11,8 +11,9 @@ from typing import NamedTuple, TypeVar
 from sqlalchemy import select
 
 import bucket
+from database import BATCH, db, utcnow
 from file import is_own_key
-from models import BATCH, File, UploadStatus, db, utcnow
+from models import File, UploadStatus
 from services import services
 
 UNDELIVERED = (UploadStatus.PENDING, UploadStatus.PROCESSING)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, url_for
 from sqlalchemy import Row
 from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response as BaseResponse
 
+import auth
+from database import db, new_id, utcnow, writing
+from erase import erase
 from errors import Busy, Conflict, StoreError
 from idempotency import Scope, fingerprint, scope
-from models import File, UploadStatus, db, new_id, utcnow, writing
+from models import File, UploadStatus
+from quota import Hold, hold
 from receive import Received, declared_length, receive_file
+from representation import file_json, own_file
 from services import services
 from spool import Incoming
 from tasks import RUNS, Run, submit
@@ -25,7 +31,7 @@ bp = Blueprint("files", __name__)
 @bp.post("/normal_upload")
 def normal_upload() -> Response:
     """Take a file and answer when it is in S3."""
-    row = _found(_accept("normal").id)
+    row = own_file(_accept("normal").id)
     if row.upload_status == UploadStatus.ERROR:
         raise StoreError(row.error or "The file is not in S3.", row.id)
     if row.upload_status != UploadStatus.COMPLETE:  # another run has it, or had it when it was asked again
@@ -46,42 +52,32 @@ def celery_upload() -> Response:
 
 
 @bp.get("/files/<file_id>")
-def file_status(file_id: str) -> Response:
-    """Tell a file's status."""
-    return jsonify(file_json(_found(file_id)))
+def file_status(file_id: str) -> BaseResponse:
+    """Tell a file's status, or that it has not changed."""
+    response = jsonify(file_json(own_file(file_id)))
+    response.add_etag()
+    return response.make_conditional(request)
+
+
+@bp.delete("/files/<file_id>")
+def delete(file_id: str) -> tuple[str, HTTPStatus]:
+    """Delete a file: row, object and spooled bytes."""
+    if not erase(own_file(file_id)):
+        raise NotFound("There is no such file.")
+    return "", HTTPStatus.NO_CONTENT
 
 
 @bp.post("/files/<file_id>/retry")
 def retry(file_id: str) -> Response:
     """Deliver a file again that ended in ERROR, if its bytes are still there."""
     ferry = services()
-    row = _found(file_id)
+    row = own_file(file_id)
     if row.spool_id != ferry.spool.id or not ferry.spool.has(file_id):
         raise Conflict("The file's bytes are no longer here.", file_id)
     if not File.retry(file_id, ferry.config.RETRY_WINDOW_SECONDS):
         raise Conflict("Only a file in ERROR can be tried again.", file_id)
     submit(file_id)
-    return _answer(_found(file_id), HTTPStatus.ACCEPTED)
-
-
-def file_json(row: File | Row[Any]) -> dict[str, Any]:
-    """Shape a File as every answer shows it."""
-    return {
-        "id": row.id,
-        "name": row.name,
-        "upload_status": row.upload_status,
-        "mode": row.mode,
-        "url": row.url,
-        "key": row.key,
-        "size": row.size,
-        "content_type": row.content_type,
-        "sha256": row.sha256,
-        "attempts": row.attempts,
-        "error": row.error,
-        "created_at": _rfc3339(row.created_at),
-        "updated_at": _rfc3339(row.updated_at),
-        "completed_at": _rfc3339(row.completed_at),
-    }
+    return _answer(own_file(file_id), HTTPStatus.ACCEPTED)
 
 
 def _accept(mode: str) -> File | Row[Any]:
@@ -104,12 +100,13 @@ def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
     """Receive a file and commit its row; or find the row of an equal request that came earlier."""
     ferry = services()
     length = declared_length(request, ferry.config.MAX_CONTENT_LENGTH)
-    key = request.headers.get("Idempotency-Key")
-    with scope(key, ferry.config.LEASE_SECONDS) as held:
-        with ferry.spool.receive(new_id(), length) as incoming:
+    key, owner, file_id = request.headers.get("Idempotency-Key"), auth.owner(), new_id()
+    with scope(key, owner, ferry.config.LEASE_SECONDS) as held, hold(file_id, owner, length, ferry.config) as room:
+        with ferry.spool.receive(file_id, length) as incoming:
 
             def on_chunk(received: Received) -> None:
                 held.renew()
+                room.renew()
                 run.arrived(received, incoming)
 
             received = receive_file(request, incoming, ferry.config, on_chunk, ("sha256",) if key else ())
@@ -118,36 +115,31 @@ def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
             if earlier := held.match(fingerprint(*facts)):
                 incoming.discard()
                 run.give_up()
-                return _found(earlier), False
+                return own_file(earlier), False
             incoming.keep()
-        row = _new_row(mode, received, incoming)
-        _commit(row, held, fingerprint(*facts))
+        row = _new_row(mode, owner, received, incoming)
+        _commit(row, held, room, fingerprint(*facts))
     return row, True
 
 
-def _commit(row: File, held: Scope, request_fingerprint: str) -> None:
+def _commit(row: File, held: Scope, room: Hold, request_fingerprint: str) -> None:
     with ExitStack() as if_it_fails:
         if_it_fails.callback(services().spool.drop, row.id)
         with writing(), db.engine.connect() as connection:
             row.insert(connection)
+            room.settle(connection, row.size)
             held.finish(connection, request_fingerprint, row.id)
             # A commit whose answer is lost may have happened, so from here on the bytes must stay.
             if_it_fails.pop_all()
             connection.commit()
 
 
-def _found(file_id: str) -> Row[Any]:
-    row = File.find(file_id)
-    if row is None:
-        raise NotFound("There is no such file.")
-    return row
-
-
-def _new_row(mode: str, received: Received, incoming: Incoming) -> File:
+def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> File:
     ferry = services()
     now = utcnow()
     return File(
         id=incoming.file_id,
+        owner=owner,
         name=received.name,
         key=received.key,
         mode=mode,
@@ -169,9 +161,3 @@ def _answer(row: File | Row[Any], status: HTTPStatus) -> Response:
     response.status_code = status
     response.location = url_for("files.file_status", file_id=row.id)
     return response
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

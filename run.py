@@ -25,6 +25,7 @@ S3_PORT = 8333
 REDIS_PORT = 6390
 BUCKET = "ferryman"
 LEANING = ("web", "worker")
+LOOPBACK = ("", "127.0.0.1", "localhost", "::1")
 
 
 class Manager(honcho.Manager):  # type: ignore[misc]
@@ -65,9 +66,11 @@ def main() -> int:
         return _refuse(f"port {port} is taken; choose another, as in: make run PORT={int(port) + 1}")
     try:
         servers, settings = _embedded_parts(os.environ, data)
-        Config.from_mapping({**os.environ, **settings})
+        config = Config.from_mapping({**os.environ, **settings})
     except (ConfigError, OSError) as error:
         return _refuse(str(error))
+    if config.AUTH == "open" and os.environ.get("HOST", "") not in LOOPBACK:
+        return _refuse("without keys it stays on this machine; for other addresses set AUTH=required")
     honcho.KILL_WAIT = STOP_SECONDS
     manager = Manager()
     environment = {**os.environ, **settings, "PORT": port, "PYTHONUNBUFFERED": "1", "REMAP_SIGTERM": "SIGQUIT"}
@@ -77,7 +80,8 @@ def main() -> int:
         manager.add_process(name, command, env={**os.environ, **server.environment})
     manager.add_process("web", _web_command("s3" in servers), env=environment)
     manager.add_process("worker", f"exec {_python()} -m celery -A worker worker -l INFO", env=environment)
-    threading.Thread(target=_announce, args=(f"http://localhost:{port}",), daemon=True).start()
+    access = "for this machine, without a key" if config.AUTH == "open" else "with a key, see `flask keys`"
+    threading.Thread(target=_announce, args=(f"http://localhost:{port}", access), daemon=True).start()
     manager.loop()
     if "s3" in servers:
         embedded.remove_seaweed_sockets(int((data / "s3-port").read_text()))
@@ -89,7 +93,7 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embed
     """Choose what to embed: whatever has no address in the environment."""
     data.mkdir(parents=True, exist_ok=True)
     servers: dict[str, embedded.Server] = {}
-    settings = {"SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
+    settings = {"AUTH": env.get("AUTH") or "open", "SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
     if not env.get("SQLALCHEMY_DATABASE_URI"):
         settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{data / 'ferryman.db'}"
     if not env.get("CELERY_BROKER_URL"):
@@ -129,7 +133,7 @@ def _python() -> str:
     return shlex.quote(sys.executable)
 
 
-def _announce(address: str) -> None:
+def _announce(address: str, access: str) -> None:
     """Print the address when the service is ready."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
@@ -138,7 +142,7 @@ def _announce(address: str) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
         else:
-            _say(f"\nFerryman is ready: {address}   (Ctrl-C stops it)\n")
+            _say(f"\nFerryman is ready: {address}   ({access}; Ctrl-C stops it)\n")
             _say(f"  curl -i -F file=@README.md {address}/async_upload\n")
             return
     _say(f"Ferryman is not ready after {READY_SECONDS} s; see {address}/readyz and the logs above.")

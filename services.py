@@ -11,6 +11,7 @@ from config import Config, make_celery
 from pool import UploadPool
 from spool import Spool
 from store import Store
+from throttle import Throttle
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Services:
     store: Store
     pool: UploadPool
     celery: Celery
+    throttle: Throttle
     leases: dict[str, str] = field(default_factory=dict)
     """The runs of this process: File id to lease owner."""
 
@@ -43,6 +45,7 @@ def init_app(app: Flask, config: Config) -> None:
         store=Store(config),
         pool=UploadPool(config.UPLOAD_THREADS, config.UPLOAD_BACKLOG),
         celery=make_celery(config, spool.id, AppTask),
+        throttle=Throttle(config.CELERY_BROKER_URL, config.KEY_REQUESTS_PER_MINUTE),
     )
 
 

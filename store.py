@@ -243,6 +243,25 @@ class Store:
                 crc.update(chunk)
         return crc.text()
 
+    def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """Read the bytes of an object from one position to before another, in chunks.
+
+        Raises:
+            StoreError: it cannot be read; later, while it is read, a broken connection ends it early.
+        """
+        with translated_errors():
+            span = f"bytes={start}-{stop - 1}"
+            return self.client.get_object(Bucket=self.bucket, Key=key, Range=span)["Body"].iter_chunks(CHUNK_BYTES)
+
+    def presigned_url(self, key: str, disposition: str, seconds: int) -> str:
+        """An address that gives an object to whoever has it, for so long, with that Content-Disposition.
+
+        Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/ShareObjectPreSignedURL.html
+        """
+        parameters = {"Bucket": self.bucket, "Key": key, "ResponseContentDisposition": disposition}
+        with translated_errors():
+            return self.client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+
     def delete(self, key: str) -> None:
         """Delete an object; it may be gone already.
 
@@ -298,6 +317,7 @@ def _make_client(config: Config) -> S3Client:
             read_timeout=READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=50,
+            signature_version="s3v4",  # or addresses that expire would be signed as of old
             # The checksums are ours, sent as headers; the SDK's own would be trailers of chunked bodies.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -11,7 +11,10 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 import idempotency
-from models import File, UploadStatus, utcnow
+import quota
+from database import utcnow
+from erase import remove_erased
+from models import File, UploadStatus
 from services import Services, services
 from tasks import submit
 
@@ -40,7 +43,9 @@ def clean() -> None:
         outlived = row.upload_status == UploadStatus.ERROR and row.updated_at < failed_before
         if row.upload_status == UploadStatus.COMPLETE or outlived:
             ferry.spool.drop(row.id)
+    remove_erased()
     idempotency.forget_old()
+    quota.forget_lapsed()
 
 
 class Sweeper:

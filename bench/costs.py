@@ -24,8 +24,9 @@ import requests
 from flask import Flask
 from sqlalchemy import create_engine, text
 
-import models
-from models import File, db, utcnow
+import database
+from database import db, utcnow
+from models import File
 from tests.stack import PostgresServer, RedisServer, S3Server, Service, Web, Worker, wait_for
 
 RESULTS = Path(__file__).parent / "results" / "costs.json"
@@ -196,7 +197,7 @@ def measure_rows(folder: Path) -> dict[str, Any]:
     with running(postgres):
         for name, uri in (("sqlite", f"sqlite:///{folder / 'rows.db'}"), ("postgresql", postgres.uri())):
             app = Flask(name)
-            models.init_app(app, uri, survive_power_loss=False)
+            database.init_app(app, uri, survive_power_loss=False)
             with app.app_context():
                 db.create_all()
                 server_before = cpu_seconds(postgres)
@@ -217,23 +218,24 @@ def live_a_life() -> None:
     """Insert a row, claim it and complete it: three commits that write."""
     now = utcnow()
     row = File(
-        id=models.new_id(),
+        id=database.new_id(),
+        owner="anonymous",
         name="report.pdf",
-        key=f"20261125023251--report-{models.new_id()[:16]}.pdf",
+        key=f"20261125023251--report-{database.new_id()[:16]}.pdf",
         mode="async",
         size=1 * MB,
         content_type="application/pdf",
         crc64nvme="AAAAAAAAAAA=",
-        spool_id=models.new_id()[:16],
+        spool_id=database.new_id()[:16],
         due_at=now + timedelta(seconds=30),
         retry_until=now + timedelta(days=1),
     )
     db.session.add(row)
     db.session.commit()
-    owner = models.new_id()
+    owner = database.new_id()
     File.claim(row.id, owner, 30)
     url = f"https://my-bucket.s3.ap-southeast-1.amazonaws.com/{row.key}"
-    File.complete(row.id, owner, url, models.new_id() * 2)
+    File.complete(row.id, owner, url, database.new_id() * 2)
     db.session.expunge_all()
 
 

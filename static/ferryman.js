@@ -8,6 +8,7 @@ import { isFinal } from "./words.js";
 
 const ASK_MS = 1000; // without live events
 const ASK_ANYWAY_MS = 5000; // with them: one may be lost between an upload's answer and the first event
+const ASK_FOR = 20;
 
 const records = new Map();
 const form = document.querySelector("#send");
@@ -20,6 +21,7 @@ function learn(news) {
   const known = records.get(news.id);
   const isLate = known?.upload_status === "COMPLETE" && news.upload_status !== "COMPLETE";
   const record = isLate ? known : { ...known, ...news };
+  records.delete(record.id); // to the end, so that each is asked for in its turn
   records.set(record.id, record);
   uploads.update(record);
   recent.update(record);
@@ -44,7 +46,7 @@ async function ask(id) {
 }
 
 async function askOnAndOn() {
-  const open = [...records.values()].filter((record) => !isFinal(record));
+  const open = [...records.values()].filter((record) => !isFinal(record)).slice(0, ASK_FOR);
   for (const record of open) await ask(record.id);
   setTimeout(askOnAndOn, live.hidden ? ASK_MS : ASK_ANYWAY_MS);
 }

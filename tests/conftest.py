@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from config import Config
-from models import db
+from database import db
 from store import Store
 from tests.stack import PostgresServer, RedisServer, S3Server
 
@@ -68,6 +68,7 @@ def env(s3: S3Server, redis_server: RedisServer, tmp_path: Path) -> dict[str, st
     return {
         **s3.settings,
         **redis_server.settings,
+        "AUTH": "open",
         "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'files.db'}",
         "SPOOL_DIR": str(tmp_path / "spool"),
     }

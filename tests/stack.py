@@ -219,7 +219,7 @@ class Web(Service):
     def __init__(self, folder: Path, env: Mapping[str, str], workers: int = 1) -> None:
         self.url = f"http://127.0.0.1:{(port := embedded.free_port())}"
         command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
-        settings = {**env, "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
+        settings = {"AUTH": "open", **env, "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
         super().__init__("web", command, settings, folder / "web.log")
 
     def start(self) -> None:

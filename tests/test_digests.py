@@ -14,7 +14,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from config import MIB
-from models import File, db
+from database import db
+from models import File
 
 CONTENT = b"the bytes of the file"
 PLACES = ["part", "request"]

@@ -20,9 +20,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import create_engine, text
 
+from database import db, utcnow
 from deliver import deliver
 from idempotency import IdempotencyKey, forget_old
-from models import File, db, utcnow
+from models import File
 from tests.conftest import made_app
 from tests.stack import PostgresServer, RedisServer, S3Server, Web, wait_for
 

@@ -18,8 +18,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import models
-from models import File, UploadStatus, db, new_id, utcnow
+import database
+from database import db, new_id, utcnow
+from models import File, UploadStatus
 
 LEASE = 30
 WINDOW = 3600
@@ -64,6 +65,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.expected = Expected(self.after(LEASE))
         row = File(
             id=self.file_id,
+            owner="anonymous",
             name="a.txt",
             key=self.file_id,
             mode="celery",
@@ -227,7 +229,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
 def test_the_lease_holds_in_every_order(tmp_path: Path) -> None:
     app = Flask(__name__)
-    models.init_app(app, f"sqlite:///{tmp_path / 'files.db'}", survive_power_loss=False)
+    database.init_app(app, f"sqlite:///{tmp_path / 'files.db'}", survive_power_loss=False)
     chosen = settings(
         max_examples=50,
         stateful_step_count=40,

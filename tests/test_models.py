@@ -13,8 +13,9 @@ from flask import Flask
 from flask_migrate import Migrate, downgrade, upgrade
 from sqlalchemy import Row, inspect
 
-import models
-from models import File, UploadStatus, db, utcnow
+import database
+from database import db, utcnow
+from models import File, UploadStatus
 from tests.stack import ROOT
 
 LEASE = 30
@@ -24,7 +25,7 @@ LEASE = 30
 def app(database_uri: str) -> Iterator[Flask]:
     """An app with nothing but the database, made by the migrations."""
     app = Flask(__name__)
-    models.init_app(app, database_uri, survive_power_loss=False)
+    database.init_app(app, database_uri, survive_power_loss=False)
     Migrate(app, db, directory=str(ROOT / "migrations"))
     with app.app_context():
         upgrade()
@@ -40,9 +41,10 @@ def file_id(app: Flask) -> str:
 
 def add_file() -> str:
     row = File(
-        id=models.new_id(),
+        id=database.new_id(),
+        owner="anonymous",
         name="報告書.txt",
-        key=models.new_id(),
+        key=database.new_id(),
         mode="async",
         size=1,
         content_type="text/plain",

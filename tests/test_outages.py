@@ -18,8 +18,9 @@ from flask.testing import FlaskClient
 from moto import mock_aws
 
 from app import create_app
+from database import db
 from deliver import deliver
-from models import File, db
+from models import File
 from tests.conftest import made_app
 from tests.stack import wait_for
 

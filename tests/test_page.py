@@ -418,7 +418,7 @@ class TestKeys:
     def key(self, guarded: Web) -> str:
         command = [sys.executable, "-m", "flask", "--app", "app", "keys", "create", "reader"]
         made = subprocess.run(command, env=guarded.env, cwd=ROOT, capture_output=True, text=True, check=True)
-        found = re.search(r"fm_\w+", made.stdout)
+        found = re.search(r"fm_[\w-]+", made.stdout)
         assert found, made.stdout
         return found.group()
 

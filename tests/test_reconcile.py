@@ -17,10 +17,11 @@ from moto import mock_aws
 import embedded
 from checksum import Crc64Nvme
 from config import MIB
+from database import new_id
 from deliver import deliver
 from errors import StoreError
 from file import rename_file
-from models import File, new_id
+from models import File
 from store import ObjectInfo
 from tasks import upload_task
 from tests.conftest import made_app

@@ -19,8 +19,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from config import MIB
+from database import db
 from deliver import deliver
-from models import File, db
+from models import File
 from tests.conftest import made_app
 from tests.stack import RedisServer, S3Server, Web, wait_for
 

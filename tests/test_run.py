@@ -74,7 +74,7 @@ def test_it_starts_works_stops_and_starts_again_with_its_data(run: Run) -> None:
     first = run.start()
     wait_for(lambda: is_ready(run, first), 60, "ready line")
     address = f"http://localhost:{run.port}"
-    assert address in run.text()
+    assert f"{address}   (for this machine, without a key;" in run.text()
     row = upload_as_printed(run)
     wait_for(lambda: requests.get(address + row, timeout=5).json()["upload_status"] == "COMPLETE")
     answer = requests.post(f"{address}/celery_upload", files={"file": ("a.txt", b"hello")}, timeout=5)
@@ -142,6 +142,7 @@ def test_a_start_that_fails_stops_what_it_started(run: Run) -> None:
         ("PORT", "http", "PORT must be a port number"),
         ("S3_ENDPOINT_URL", "http://127.0.0.1:9", "S3_BUCKET_NAME is missing"),
         ("DATA_DIR", "/proc/no", "/proc/no"),
+        ("HOST", "0.0.0.0", "AUTH=required"),
     ],
 )
 def test_a_broken_setting_ends_it_with_one_line(run: Run, setting: str, value: str, said: str) -> None:

@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask_migrate import Migrate, upgrade
-from sqlalchemy import Select, event, select, text, tuple_
+from sqlalchemy import event, text
 
-import models
+import database
 from app import create_app
-from idempotency import forget_old, scope
-from models import File, UploadStatus, db, utcnow
+from database import db, utcnow
+from idempotency import Scope, forget_old, scope
+from models import File, UploadStatus
 from tests.stack import PostgresServer
 
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(600)]
@@ -35,9 +36,10 @@ MIGRATIONS = str(Path(__file__).parent.parent / "migrations")
 
 # Of the newest 20,000 a quarter is undelivered, and a fifth of that due; of all, one in a thousand has failed.
 FILES = """
-INSERT INTO files (id, name, key, mode, size, content_type, crc64nvme, attempts, spool_id, upload_status,
+INSERT INTO files (id, owner, name, key, mode, size, content_type, crc64nvme, attempts, spool_id, upload_status,
                    due_at, retry_until, created_at, updated_at)
-SELECT {digest}, 'report.pdf', '20261125023251--report-' || i || '.pdf', 'async', 500000, 'application/pdf',
+SELECT {digest}, CASE WHEN i % 1000 = 500 THEN 'rare' ELSE 'busy' END,
+       'report.pdf', '20261125023251--report-' || i || '.pdf', 'async', 500000, 'application/pdf',
        'AAAAAAAAAAA=', 1, 'spool-' || (i / 100) % 5,
        CASE WHEN i <= 20000 AND i % 8 = 0 THEN 'PENDING' WHEN i <= 20000 AND i % 8 = 4 THEN 'PROCESSING'
             WHEN i % 1000 = 1 THEN 'ERROR' ELSE 'COMPLETE' END,
@@ -74,7 +76,7 @@ def file_id(number: int) -> str:
 def made_app(uri: str) -> Iterator[Flask]:
     """An app with nothing but the database, made by the migrations."""
     app = Flask(__name__)
-    models.init_app(app, uri, survive_power_loss=False)
+    database.init_app(app, uri, survive_power_loss=False)
     Migrate(app, db, directory=MIGRATIONS)
     with app.app_context():
         upgrade()
@@ -137,30 +139,30 @@ def plan(statement: Statement) -> str:
     return "\n".join(str(row[-1]) for row in rows)
 
 
-def page(status: UploadStatus | None, after: int | None) -> Select[Any]:
-    """A listing, newest first, from a row on; of one status, or of all."""
-    statement = select(File).order_by(File.created_at.desc(), File.id.desc()).limit(50)
-    if status is not None:
-        statement = statement.where(File.upload_status == status)
-    if after is not None:
-        row = db.session.get(File, file_id(after))
-        assert row
-        statement = statement.where(tuple_(File.created_at, File.id) < (row.created_at, row.id))
-    return statement
+def listed(owner: str, after: int | None = None, **narrowed: Any) -> Callable[[], object]:
+    """A listing, newest first, from a row on."""
+
+    def read() -> object:
+        row = File.find(file_id(after)) if after else None
+        return File.page(owner, 50, row and (row.created_at, row.id), **narrowed)
+
+    return read
 
 
-def listed(status: UploadStatus | None = None, after: int | None = None) -> Callable[[], object]:
-    return lambda: db.session.execute(page(status, after)).all()
+def in_flight() -> None:
+    with db.engine.connect() as connection:
+        assert File.count_in_flight(connection, "busy")
 
 
 def take_key() -> None:
-    with scope("a new key", 30) as held, db.engine.begin() as connection:
+    with scope("a new key", "anonymous", 30) as held, db.engine.begin() as connection:
         held.finish(connection, "fingerprint", file_id(1))
 
 
 def remember_key() -> None:
-    with scope("key-7", 30) as held:
-        assert held.earlier
+    held = Scope("key-7", 30)
+    held.begin()
+    assert held.earlier
 
 
 QUERIES: dict[str, Callable[[], object]] = {
@@ -171,12 +173,16 @@ QUERIES: dict[str, Callable[[], object]] = {
     "claim": lambda: File.claim(file_id(16), "owner", 30, "spool-0"),
     "complete": lambda: File.complete(file_id(16), "owner", "url", "sha256"),
     "oldest undelivered": File.oldest_undelivered,
-    "listing": listed(),
-    "listing, far back": listed(after=900_000),
-    "listing of COMPLETE, far back": listed(UploadStatus.COMPLETE, 900_000),
-    "listing of ERROR": listed(UploadStatus.ERROR),
-    "listing of ERROR, far back": listed(UploadStatus.ERROR, 900_000),
-    "listing of PENDING, far back": listed(UploadStatus.PENDING, 900_000),
+    "own status by id": lambda: File.find_own(file_id(123_456), "busy"),
+    "in flight": in_flight,
+    "erased": lambda: File.erased("spool-1"),
+    "listing": listed("busy"),
+    "listing, far back": listed("busy", 900_000),
+    "listing of the rare": listed("rare"),
+    "listing of COMPLETE, far back": listed("busy", 900_000, status=UploadStatus.COMPLETE),
+    "listing of ERROR": listed("busy", status=UploadStatus.ERROR),
+    "listing of a mode": listed("busy", mode="async"),
+    "listing of a name": listed("busy", name="REPORT"),
     "rows of a batch of ids": lambda: list(File.among(file_id(number) for number in range(1, 500))),
     "new idempotency key": take_key,
     "known idempotency key": remember_key,
@@ -211,9 +217,10 @@ def write_files(app: Flask, first: threading.Barrier | None = None) -> int:
         for _ in range(FILES_PER_WRITER):
             now = utcnow()
             row = File(
-                id=models.new_id(),
+                id=database.new_id(),
+                owner="busy",
                 name="a.txt",
-                key=models.new_id(),
+                key=database.new_id(),
                 mode="async",
                 size=1,
                 content_type="text/plain",
@@ -232,7 +239,7 @@ def write_files(app: Flask, first: threading.Barrier | None = None) -> int:
 
 def write_files_in_a_process(uri: str) -> int:
     app = Flask(__name__)
-    models.init_app(app, uri, survive_power_loss=False)
+    database.init_app(app, uri, survive_power_loss=False)
     return write_files(app)
 
 

@@ -16,8 +16,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import Row, update
 
+from database import db, new_id, utcnow
 from deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver
-from models import File, UploadStatus, db, new_id, utcnow
+from models import File, UploadStatus
 from sweep import Sweeper, clean, sweep
 from tests.conftest import made_app
 from tests.stack import BUCKET, wait_for
