@@ -346,6 +346,7 @@ def test_it_works_by_keyboard_alone(visit: Visit, files: None) -> None:
     press("ArrowRight")
     expect(page.get_by_role("radio", name="Celery")).to_be_checked()
     press("Tab")
+    expect(page.locator("#choose")).to_be_focused()
     with page.expect_file_chooser() as chooser:
         press("Enter")
     chooser.value.set_files({"name": "keys.txt", "mimeType": "", "buffer": b"x"})
@@ -401,67 +402,67 @@ def test_without_javascript_it_is_a_plain_form(browser: Browser, web: Web) -> No
         expect(visit.page.locator("body")).to_contain_text('"upload_status":"COMPLETE"')
 
 
-class TestKeys:
-    """Where the service asks for a key."""
+@pytest.fixture(scope="module")
+def guarded(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    server = Web(tmp_path_factory.mktemp("page-guarded"), {**settings, "AUTH": "required"})
+    server.start()
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
 
-    @pytest.fixture(scope="class")
-    def guarded(self, settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-        server = Web(tmp_path_factory.mktemp("page-guarded"), {**settings, "AUTH": "required"})
-        server.start()
-        try:
-            server.wait()
-            yield server
-        finally:
-            server.stop()
 
-    @pytest.fixture(scope="class")
-    def key(self, guarded: Web) -> str:
-        command = [sys.executable, "-m", "flask", "--app", "app", "keys", "create", "reader"]
-        made = subprocess.run(command, env=guarded.env, cwd=ROOT, capture_output=True, text=True, check=True)
-        found = re.search(r"fm_[\w-]+", made.stdout)
-        assert found, made.stdout
-        return found.group()
+@pytest.fixture(scope="module")
+def key(guarded: Web) -> str:
+    command = [sys.executable, "-m", "flask", "--app", "app", "keys", "create", "reader"]
+    made = subprocess.run(command, env=guarded.env, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = re.search(r"fm_[\w-]+", made.stdout)
+    assert found, made.stdout
+    return found.group()
 
-    @in_browser
-    def test_a_key_is_asked_for_and_kept_in_memory_only(self, browser: Browser, guarded: Web, key: str) -> None:
-        with visiting(browser, guarded.url) as visit:
-            visit.page.goto(guarded.url)
-            dialog = visit.page.get_by_role("dialog", name="This service asks for a key")
-            expect(dialog).to_be_visible()
-            fine(visit)
-            dialog.get_by_label("Key").fill(key[:-1])
-            dialog.get_by_role("button", name="Use key").click()
-            expect(dialog.get_by_role("alert")).to_contain_text("not known here")
-            dialog.get_by_label("Key").fill(key)
-            dialog.get_by_role("button", name="Use key").click()
-            expect(dialog).to_be_hidden()
-            visit.expect("401")
-            content = os.urandom(5000)
-            visit.choose_mode("Normal")
-            visit.send(("guarded.bin", content))
-            expect(status_of(visit.row("guarded.bin"))).to_have_text("Complete")
-            with visit.page.expect_download() as download:
-                visit.row("guarded.bin").get_by_role("link", name="Download").click()
-            assert download.value.path().read_bytes() == content
-            assert visit.page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [
-                0,
-                0,
-                "",
-            ]
-            visit.page.reload()
-            expect(dialog).to_be_visible()
-            visit.expect("401")
 
-    @in_browser
-    def test_who_gives_no_key_is_told_and_may_come_back(self, browser: Browser, guarded: Web, key: str) -> None:
-        with visiting(browser, guarded.url) as visit:
-            visit.page.goto(guarded.url)
-            visit.page.get_by_role("button", name="Not now").click()
-            expect(visit.page.locator("#recent-note")).to_contain_text("key")
-            visit.page.get_by_role("button", name="Enter key").click()
-            dialog = visit.page.get_by_role("dialog", name="This service asks for a key")
-            dialog.get_by_label("Key").fill(key)
-            dialog.get_by_label("Key").press("Enter")
-            expect(visit.page.get_by_role("button", name="Forget key")).to_be_visible()
-            expect(visit.page.locator("#recent-note")).not_to_contain_text("key")
-            visit.expect("401")
+@in_browser
+def test_a_key_is_asked_for_and_kept_in_memory_only(browser: Browser, guarded: Web, key: str) -> None:
+    with visiting(browser, guarded.url) as visit:
+        visit.page.goto(guarded.url)
+        dialog = visit.page.get_by_role("dialog", name="This service asks for a key")
+        expect(dialog).to_be_visible()
+        fine(visit)
+        dialog.get_by_label("Key").fill(key[:-1])
+        dialog.get_by_role("button", name="Use key").click()
+        expect(dialog.get_by_role("alert")).to_contain_text("not known here")
+        dialog.get_by_label("Key").fill(key)
+        dialog.get_by_role("button", name="Use key").click()
+        expect(dialog).to_be_hidden()
+        visit.expect("401")
+        content = os.urandom(5000)
+        visit.choose_mode("Normal")
+        visit.send(("guarded.bin", content))
+        expect(status_of(visit.row("guarded.bin"))).to_have_text("Complete")
+        with visit.page.expect_download() as download:
+            visit.row("guarded.bin").get_by_role("link", name="Download").click()
+        assert download.value.path().read_bytes() == content
+        assert visit.page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [
+            0,
+            0,
+            "",
+        ]
+        visit.page.reload()
+        expect(dialog).to_be_visible()
+        visit.expect("401")
+
+
+@in_browser
+def test_who_gives_no_key_is_told_and_may_come_back(browser: Browser, guarded: Web, key: str) -> None:
+    with visiting(browser, guarded.url) as visit:
+        visit.page.goto(guarded.url)
+        visit.page.get_by_role("button", name="Not now").click()
+        expect(visit.page.locator("#recent-note")).to_contain_text("key")
+        visit.page.get_by_role("button", name="Enter key").click()
+        dialog = visit.page.get_by_role("dialog", name="This service asks for a key")
+        dialog.get_by_label("Key").fill(key)
+        dialog.get_by_label("Key").press("Enter")
+        expect(visit.page.get_by_role("button", name="Forget key")).to_be_visible()
+        expect(visit.page.locator("#recent-note")).not_to_contain_text("key")
+        visit.expect("401")
