@@ -7,7 +7,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak scale load bench bench-quick check format clean
+.PHONY: help run test faults soak scale load bench bench-quick pictures check format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ bench: .venv/bench ## Measure it beside the limit, the article's way and Node pe
 
 bench-quick: .venv/bench ## The same with few samples, in under 2 minutes
 	@exec $(BIN)/python -m bench --quick
+
+pictures: .venv/test ## Make the pictures of the page for the docs
+	@$(BIN)/python -m tests.pictures
 
 check: .venv/test ## Check format, lint and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy .

@@ -92,6 +92,14 @@ class Visit:
             self.complaints = [text for text in self.complaints if text not in found]
 
 
+def throttle(visit: Visit, bytes_per_second: int) -> None:
+    """Let the browser's bytes go up slowly."""
+    session = visit.page.context.new_cdp_session(visit.page)
+    conditions = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second}
+    session.send("Network.enable")
+    session.send("Network.emulateNetworkConditions", conditions)
+
+
 @contextmanager
 def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     """Open a tab, and see at the end that its console has nothing to complain of, such as a broken policy."""
