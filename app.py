@@ -19,6 +19,7 @@ import health
 import listing
 import routes
 import services
+import streams
 import throttle
 from config import Config
 
@@ -49,7 +50,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
-    for blueprint in (routes.bp, listing.bp, content.bp, health.bp):
+    for blueprint in (routes.bp, listing.bp, content.bp, streams.bp, health.bp):
         app.register_blueprint(blueprint)
     cli.init_app(app)
     if config.TRUSTED_PROXIES:
