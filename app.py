@@ -20,6 +20,7 @@ import listing
 import pages
 import routes
 import services
+import streams
 import throttle
 from config import Config
 
@@ -50,7 +51,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
-    for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, health.bp):
+    for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, streams.bp, health.bp):
         app.register_blueprint(blueprint)
     cli.init_app(app)
     if config.TRUSTED_PROXIES:

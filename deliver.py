@@ -22,6 +22,7 @@ from store import ObjectInfo
 log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
+PROGRESS_SECONDS = 1.0
 Source: TypeAlias = str | PartsUpload | None
 UNEXPECTED = "The delivery failed unexpectedly."
 
@@ -46,10 +47,12 @@ def deliver(file_id: str, stream: Source = None, retry: bool = True) -> None:
         log.info("file %s needs no delivery by this run", file_id)
         return
     ferry.leases[file_id] = owner
+    ferry.bell.ring()
     try:
         _run(row, owner, stream, retry)
     finally:
         ferry.leases.pop(file_id, None)
+        ferry.bell.ring()
 
 
 def _run(row: Row[Any], owner: str, stream: Source, retry: bool) -> None:
@@ -79,7 +82,7 @@ def _send(row: Row[Any], owner: str, stream: Source) -> Uploaded:
     if row.attempts > ferry.config.MAX_ATTEMPTS:
         raise UploadError(f"Given up after {row.attempts - 1} attempts.")
     info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
-    beat = _Heartbeat(row.id, owner, ferry.config.LEASE_SECONDS)
+    beat = _Heartbeat(row, owner, ferry.config.LEASE_SECONDS)
     if isinstance(stream, PartsUpload):
         return Uploaded(*stream.finish(info, beat))
     if stream is not None:
@@ -129,20 +132,24 @@ def _attempts_for(error: UploadError) -> int:
 
 
 class _Heartbeat:
-    """Renews a run's lease as its bytes travel; called from the threads of the transfer."""
+    """Renews a run's lease and tells its progress as its bytes travel; called from the threads of the transfer."""
 
-    def __init__(self, file_id: str, owner: str, lease_seconds: float) -> None:
+    def __init__(self, row: Row[Any], owner: str, lease_seconds: float) -> None:
         self._app = this_app()
-        self._lease = (file_id, owner, lease_seconds)
-        self._interval = lease_seconds / 3
+        self._row = row
+        self._lease = (row.id, owner, lease_seconds)
+        self._interval = min(PROGRESS_SECONDS, lease_seconds / 3)
         self._next = time.monotonic() + self._interval
+        self._sent = 0
         self._lock = threading.Lock()
 
     def __call__(self, sent_bytes: int) -> None:
         with self._lock:
+            # What is sent again, after a failure inside one attempt, is not counted beyond the whole.
+            self._sent = min(self._sent + sent_bytes, self._row.size)
             if time.monotonic() < self._next:
                 return
             self._next = time.monotonic() + self._interval
         with self._app.app_context():
-            if not File.renew(*self._lease):
+            if not File.renew(*self._lease, self._sent):
                 raise LeaseLost

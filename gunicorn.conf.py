@@ -7,6 +7,7 @@ from typing import Any
 from dotenv import load_dotenv
 
 from sweep import Sweeper
+from watch import MAX_WATCHERS
 
 load_dotenv()
 
@@ -14,7 +15,8 @@ bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 5000
 worker_class = "patience.Worker"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 # A slow upload holds a thread, and one process may get nearly all of them; see docs/slow-clients.md.
-threads = int(os.environ.get("WEB_THREADS") or 128)
+# Those who watch hold threads of their own, so that they never take one from an upload.
+threads = int(os.environ.get("WEB_THREADS") or 128) + MAX_WATCHERS
 
 # Every process builds the app after the fork, so S3 client, database pool and threads are its own.
 preload_app = False
@@ -40,6 +42,7 @@ def post_worker_init(worker: Any) -> None:
     """Sweep from the start of a process on: what an earlier one left is taken up at once."""
     worker.sweeper = Sweeper(worker.app.callable)
     worker.sweeper.start()
+    worker.at_stop = worker.app.callable.extensions["ferryman"].hub.close
 
 
 def worker_exit(server: object, worker: Any) -> None:

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+import events
 from database import BATCH, UtcDateTime, batched, db, utcnow, writing
 
 LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
@@ -92,6 +93,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     )
     url: Mapped[str | None] = mapped_column(Text)
     sha256: Mapped[str | None] = mapped_column(String(64))
+    bytes_sent: Mapped[int] = mapped_column(BigInteger, default=0)
+    """How much of it the present run has sent to S3."""
     attempts: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(Text)
     lease_owner: Mapped[str | None] = mapped_column(String(32))
@@ -105,6 +108,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         """Write a new row, in the transaction of the caller; every value must be set."""
         # Not through a session, which would take longer than the statement.
         connection.execute(_INSERT, {name: getattr(self, name) for name in _COLUMNS})
+        events.record(connection, self.id)
 
     @classmethod
     def find(cls, file_id: str) -> Row[Any] | None:
@@ -172,8 +176,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         now = utcnow()
         lease_is_over = and_(cls.upload_status == UploadStatus.PROCESSING, cls._is_due())
         claimed = cls._move(
+            file_id,
             [
-                cls.id == file_id,
                 or_(cls.upload_status == UploadStatus.PENDING, lease_is_over),
                 cls.spool_id == (spool_id or cls.spool_id),
             ],
@@ -181,32 +185,39 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             lease_owner=owner,
             due_at=now + timedelta(seconds=lease_seconds),
             attempts=cls.attempts + 1,
+            bytes_sent=0,
         )
         return cls.find(file_id) if claimed else None
 
     @classmethod
-    def renew(cls, file_id: str, owner: str, lease_seconds: float) -> bool:
-        """Prolong the run's lease from now; False if the run has lost it."""
-        return cls._move(cls._held_by(file_id, owner), due_at=utcnow() + timedelta(seconds=lease_seconds))
+    def renew(cls, file_id: str, owner: str, lease_seconds: float, bytes_sent: int | None = None) -> bool:
+        """Prolong the run's lease from now, and tell how much it has sent; False if the run has lost it."""
+        progress = {} if bytes_sent is None else {"bytes_sent": bytes_sent}
+        due_at = utcnow() + timedelta(seconds=lease_seconds)
+        event = events.PROGRESS if progress else None
+        return cls._move(file_id, cls._held_by(owner), event, due_at=due_at, **progress)
 
     @classmethod
     def complete(cls, file_id: str, owner: str, url: str, sha256: str) -> bool:
         """PROCESSING -> COMPLETE; False if the run has lost its lease."""
         return cls._move(
-            cls._held_by(file_id, owner),
+            file_id,
+            cls._held_by(owner),
             upload_status=UploadStatus.COMPLETE,
             url=url,
             sha256=sha256,
             error=None,
             lease_owner=None,
             completed_at=utcnow(),
+            bytes_sent=cls.size,
         )
 
     @classmethod
     def fail(cls, file_id: str, owner: str, error: str) -> bool:
         """PROCESSING -> ERROR, with a reason a client may read; False if the run has lost its lease."""
         return cls._move(
-            cls._held_by(file_id, owner),
+            file_id,
+            cls._held_by(owner),
             upload_status=UploadStatus.ERROR,
             error=error,
             lease_owner=None,
@@ -216,7 +227,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     def give_back(cls, file_id: str, owner: str, delay_seconds: float, error: str | None = None) -> bool:
         """PROCESSING -> PENDING, to be tried again after a delay; False if the run has lost its lease."""
         return cls._move(
-            cls._held_by(file_id, owner),
+            file_id,
+            cls._held_by(owner),
             upload_status=UploadStatus.PENDING,
             error=error,
             lease_owner=None,
@@ -226,14 +238,15 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def put_forward(cls, file_id: str) -> bool:
         """Let the sweep take a PENDING row at once, because its hand-off came to nothing."""
-        return cls._move([cls.id == file_id, cls.upload_status == UploadStatus.PENDING], due_at=utcnow())
+        return cls._move(file_id, [cls.upload_status == UploadStatus.PENDING], None, due_at=utcnow())
 
     @classmethod
     def retry(cls, file_id: str, window_seconds: float) -> bool:
         """ERROR -> PENDING, as if it were new; False if it is not in ERROR."""
         now = utcnow()
         return cls._move(
-            [cls.id == file_id, cls.upload_status == UploadStatus.ERROR, cls.erased_at.is_(None)],
+            file_id,
+            [cls.upload_status == UploadStatus.ERROR, cls.erased_at.is_(None)],
             upload_status=UploadStatus.PENDING,
             error=None,
             attempts=0,
@@ -247,7 +260,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         now = utcnow()
         is_running = cls.upload_status == UploadStatus.PROCESSING
         return cls._move(
-            [cls.id == file_id, cls.owner == owner, cls.erased_at.is_(None)],
+            file_id,
+            [cls.owner == owner, cls.erased_at.is_(None)],
             # What a run is sending now may still arrive until its lease is over.
             due_at=case((is_running, cls.due_at), else_=now),
             upload_status=UploadStatus.ERROR,
@@ -301,17 +315,18 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return or_(cls.due_at <= now, cls.due_at > now + LONGEST_WAIT)
 
     @classmethod
-    def _held_by(cls, file_id: str, owner: str) -> list[ColumnElement[bool]]:
-        return [
-            cls.id == file_id,
-            cls.lease_owner == owner,
-            cls.upload_status == UploadStatus.PROCESSING,
-        ]
+    def _held_by(cls, owner: str) -> list[ColumnElement[bool]]:
+        return [cls.lease_owner == owner, cls.upload_status == UploadStatus.PROCESSING]
 
     @classmethod
-    def _move(cls, where: Sequence[ColumnElement[bool]], **values: Any) -> bool:
+    def _move(
+        cls, file_id: str, where: Sequence[ColumnElement[bool]], event: str | None = events.STATUS, **values: Any
+    ) -> bool:
         with writing(), db.engine.begin() as connection:
-            return connection.execute(update(cls).where(*where).values(**values)).rowcount == 1
+            moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
+            if moved and event:
+                events.record(connection, file_id, event)
+            return moved
 
 
 # Made once: building a statement takes as long as running it.

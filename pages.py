@@ -39,6 +39,8 @@ def index() -> Response:
                 "GET /files/<id>/content": "the bytes, as a download",
                 "DELETE /files/<id>": "delete the file",
                 "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
+                "GET /files/<id>/events": "what becomes of the file, as server-sent events",
+                "GET /events": "what becomes of all your files",
                 "GET /healthz": "whether the process lives",
                 "GET /readyz": "whether database, bucket and broker answer",
             },

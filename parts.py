@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +55,8 @@ class PartsUpload:
         self._sender = ThreadPoolExecutor(PARTS_AT_ONCE, "part")
         # The digests of the whole need the parts in order, so they have a thread of their own.
         self._reader = ThreadPoolExecutor(1, "digest")
+        self._sent = 0
+        self._counting = threading.Lock()
         self._sha256 = hashlib.sha256()
         self._crc = Crc64Nvme()
 
@@ -109,14 +112,20 @@ class PartsUpload:
             self._crc.update(chunk)
 
     def _send(self, begun: Future[str], number: int, start: int, size: int) -> Part:
-        section = Section(self._file.fileno(), start, size)
+        section = Section(self._file.fileno(), start, size, self._count)
         return self._store.put_part(self._key, begun.result(), number, section)
+
+    def _count(self, sent: int) -> None:
+        with self._counting:
+            self._sent += sent
 
     def _complete(self, begun: Future[str], info: ObjectInfo, on_progress: Progress) -> None:
         digested = self._reader.submit(lambda: None)  # comes after all that was given to it
         running: list[Future[Any]] = [*self._parts, digested]
+        told = 0
         while wait(running, timeout=1).not_done:
-            on_progress(0)
+            on_progress(self._sent - told)
+            told = self._sent
         parts = [part.result() for part in self._parts]
         if self._crc.text() != info.crc64nvme:
             raise BytesLost("The bytes were damaged after they were received.")

@@ -8,6 +8,7 @@ import select
 import selectors
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -76,6 +77,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     in its main loop for the other side to close.
     """
 
+    at_stop: Callable[[], None] = staticmethod(lambda: None)
+
     def accept(self, listener: socket.socket) -> None:
         """Let a new connection wait for its first byte in the poller."""
         try:
@@ -102,7 +105,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return keep
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """At a stop, do not wait for those that never said anything."""
+        """At a stop, let go those who watch, and do not wait for those that never said anything."""
+        self.at_stop()
         super()._cap_keepalive(deadline)
         for connection in self.pending_conns:
             connection.timeout = min(connection.timeout, deadline)

@@ -36,6 +36,7 @@ def file_json(row: File | Row[Any]) -> dict[str, Any]:
         "size": row.size,
         "content_type": row.content_type,
         "sha256": row.sha256,
+        "bytes_sent": row.bytes_sent,
         "attempts": row.attempts,
         "error": row.error,
         "created_at": rfc3339(row.created_at),

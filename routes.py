@@ -23,6 +23,7 @@ from receive import Received, declared_length, receive_file
 from representation import file_json, own_file
 from services import services
 from spool import Incoming
+from streams import preferred_wait, wait_for_change
 from tasks import RUNS, Run, submit
 
 bp = Blueprint("files", __name__)
@@ -53,9 +54,15 @@ def celery_upload() -> Response:
 
 @bp.get("/files/<file_id>")
 def file_status(file_id: str) -> BaseResponse:
-    """Tell a file's status, or that it has not changed."""
-    response = jsonify(file_json(own_file(file_id)))
-    response.add_etag()
+    """Tell a file's status, or that it has not changed; perhaps not before it has."""
+    row, seconds = own_file(file_id), preferred_wait()
+    response = _status(row)
+    is_known = not request.if_none_match or request.if_none_match.contains(response.get_etag()[0] or "")
+    if seconds and is_known:
+        wait_for_change(row, seconds)
+        response = _status(own_file(file_id))
+    if seconds:
+        response.headers["Preference-Applied"] = f"wait={seconds}"
     return response.make_conditional(request)
 
 
@@ -149,11 +156,18 @@ def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> F
         spool_id=ferry.spool.id,
         upload_status=UploadStatus.PENDING,
         attempts=0,
+        bytes_sent=0,
         created_at=now,
         updated_at=now,
         due_at=now + timedelta(seconds=ferry.config.LEASE_SECONDS),
         retry_until=now + timedelta(seconds=ferry.config.RETRY_WINDOW_SECONDS),
     )
+
+
+def _status(row: Row[Any]) -> Response:
+    response = jsonify(file_json(row))
+    response.add_etag()
+    return response
 
 
 def _answer(row: File | Row[Any], status: HTTPStatus) -> Response:

@@ -30,7 +30,7 @@ class Section:
     def read(self, size: int = -1) -> bytes:
         """Read so many bytes, or the rest."""
         left = self._size - self._position
-        data = os.pread(self._descriptor, left if size < 0 else min(size, left), self._start + self._position)
+        data = self._at(self._position, left if size < 0 else min(size, left))
         self._position += len(data)
         if self._on_progress:
             self._on_progress(len(data))
@@ -47,8 +47,9 @@ class Section:
         return self._position
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes from the start, in chunks."""
-        self.seek(0)
-        while chunk := self.read(CHUNK_BYTES):
-            yield chunk
-        self.seek(0)
+        """Its bytes from the start, in chunks; that moves no position, and is no progress."""
+        for position in range(0, self._size, CHUNK_BYTES):
+            yield self._at(position, min(CHUNK_BYTES, self._size - position))
+
+    def _at(self, position: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, self._start + position)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from celery import Celery, Task
 from flask import Flask, current_app
 
+from bell import Bell
 from config import Config, make_celery
 from pool import UploadPool
 from spool import Spool
 from store import Store
 from throttle import Throttle
+from watch import Hub
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Services:
     pool: UploadPool
     celery: Celery
     throttle: Throttle
+    bell: Bell
+    hub: Hub
     leases: dict[str, str] = field(default_factory=dict)
     """The runs of this process: File id to lease owner."""
 
@@ -38,6 +42,7 @@ def init_app(app: Flask, config: Config) -> None:
             with app.app_context():
                 return self.run(*args, **kwargs)
 
+    bell = Bell(config.CELERY_BROKER_URL)
     spool = Spool(config.SPOOL_DIR, config.SPOOL_MAX_BYTES, config.SPOOL_FSYNC)
     app.extensions["ferryman"] = Services(
         config=config,
@@ -46,6 +51,8 @@ def init_app(app: Flask, config: Config) -> None:
         pool=UploadPool(config.UPLOAD_THREADS, config.UPLOAD_BACKLOG),
         celery=make_celery(config, spool.id, AppTask),
         throttle=Throttle(config.CELERY_BROKER_URL, config.KEY_REQUESTS_PER_MINUTE),
+        bell=bell,
+        hub=Hub(bell),
     )
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
+import events
 import idempotency
 import quota
 from database import utcnow
@@ -46,6 +47,7 @@ def clean() -> None:
     remove_erased()
     idempotency.forget_old()
     quota.forget_lapsed()
+    events.forget_old()
 
 
 class Sweeper:

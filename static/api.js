@@ -4,6 +4,7 @@ import * as key from "./key.js";
 
 const FIRST_PAUSE_MS = 1000;
 const LONGEST_PAUSE_MS = 30_000;
+const SILENCE_MS = 45_000; // the service says that it lives every 15 s
 
 // Why the service did not do what it was asked: its problem document, or status 0 if there was no answer at all.
 export class Problem extends Error {
@@ -79,12 +80,16 @@ export async function watch(onEvent, onOpen, onLost) {
   let last = "";
   let pause = FIRST_PAUSE_MS;
   for (;;) {
+    const silence = new AbortController();
+    let timer = null;
     try {
       const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-      const answer = await request("/events", { headers });
+      const answer = await request("/events", { headers, signal: silence.signal });
       onOpen();
       pause = FIRST_PAUSE_MS;
       for await (const event of eventsOf(answer.body)) {
+        clearTimeout(timer);
+        timer = setTimeout(() => silence.abort(), SILENCE_MS);
         last = event.id ?? last;
         if (event.data) onEvent(JSON.parse(event.data));
       }
@@ -92,6 +97,7 @@ export async function watch(onEvent, onOpen, onLost) {
       // Other errors are the network's: a stream that breaks off is no Problem.
       if (error instanceof Problem) pause = Math.max(pause, error.retryAfterMs ?? 0);
     }
+    clearTimeout(timer);
     onLost();
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(pause * 2, LONGEST_PAUSE_MS);

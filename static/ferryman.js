@@ -30,6 +30,7 @@ function learn(news) {
 // An event does not have the whole File; what becomes of our own is worth a question.
 function hear(news) {
   const known = records.get(news.id);
+  if (news.name === null) return forget(news.id); // it was deleted meanwhile
   if (!known) return recent.update(news);
   learn(news);
   if (isFinal(news) && !isFinal(known)) ask(news.id);
@@ -39,10 +40,13 @@ async function ask(id) {
   try {
     learn(await api.read(`/files/${id}`));
   } catch (error) {
-    if (error.status !== 404) return; // asked again soon
-    records.delete(id);
-    recent.forget(id);
+    if (error.status === 404) forget(id); // otherwise it is asked again soon
   }
+}
+
+function forget(id) {
+  records.delete(id);
+  recent.forget(id);
 }
 
 async function askOnAndOn() {

@@ -111,7 +111,7 @@ class Upload {
     const over = isFinal(record);
     if (record.upload_status === "COMPLETE") {
       this.noteTimes();
-      state.detail = this.totalMs === null ? "" : `Answered in ${duration(this.answerMs)}, in S3 after ${duration(this.totalMs)}.`;
+      state.detail = this.howLong();
       actions.makeDownload(this.find("[data-action=download]"), record, (error) => this.complain(error));
     }
     this.show(record.upload_status.toLowerCase(), state.label, state.detail, over ? Number(!record.error) : state.done);
@@ -119,6 +119,12 @@ class Upload {
       this.told = true;
       tell(record.error ? `${this.file.name} failed: ${record.error}` : `${this.file.name} is in S3.`);
     }
+  }
+
+  howLong() {
+    if (this.totalMs === null) return "";
+    if (this.mode === "normal") return `In S3, and answered, in ${duration(this.answerMs)}.`;
+    return `Answered in ${duration(this.answerMs)}, in S3 in ${duration(this.totalMs)}.`;
   }
 
   // By the service's own clock, so that it does not matter how late the page hears of it.
@@ -190,13 +196,11 @@ class Upload {
   }
 }
 
-// Put files in line.
+// Put files in line; the latest are shown first.
 export function add(files, mode, onRecord) {
-  for (const file of files) {
-    const upload = new Upload(file, mode, onRecord);
-    uploads.add(upload);
-    list.append(upload.card);
-  }
+  const added = files.map((file) => new Upload(file, mode, onRecord));
+  for (const upload of added) uploads.add(upload);
+  list.prepend(...added.map((upload) => upload.card));
   tell(files.length === 1 ? `${files[0].name} is in line.` : `${files.length} files are in line.`);
   fill();
 }

@@ -21,7 +21,7 @@ from tests.stack import ROOT, RedisServer, S3Server, Service, Web, Worker
 DOCS = ROOT / "docs"
 LINK_BYTES_PER_SECOND = 4_000_000  # to S3, so that there is something to wait for
 MB = 1_000_000
-DESK: ViewportSize = {"width": 1180, "height": 1240}
+DESK: ViewportSize = {"width": 1180, "height": 1560}
 PHONE: ViewportSize = {"width": 390, "height": 1500}
 DELIVERED = (
     ("Normal", "invoice-0417.pdf", 2.1),
@@ -75,7 +75,7 @@ def set_out(visit: Visit) -> None:
     """Leave some files on their way."""
     visit.choose_mode("Async")
     for name, megabytes, status in (
-        ("backup-2026-11-24.tar.gz", 90, "Processing"),
+        ("backup-2026-11-24.tar.gz", 90, "Processing 1"),
         ("photos-october.zip", 20, "Pending"),
     ):
         visit.drop([(name, megabytes * MB)])

@@ -1,0 +1,142 @@
+"""Server-sent events: what happens to a file, or to all of an owner's, as it happens."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http import HTTPStatus
+from itertools import chain
+from types import SimpleNamespace
+from typing import Any
+
+from flask import Blueprint, Response, json, request, stream_with_context
+from sqlalchemy import Row
+from werkzeug.http import parse_dict_header
+
+import auth
+import events
+from errors import Busy, InvalidQuery
+from models import UploadStatus
+from representation import own_file
+from services import services, this_app
+from watch import Closed, Watcher
+
+bp = Blueprint("streams", __name__)
+
+ALIVE_SECONDS = 15.0
+RECONNECT_MS = 2000
+LONGEST_WAIT_SECONDS = 60
+LONGEST_STREAM_SECONDS = 600.0  # then the client comes again, and its key is looked at again
+FINAL = (UploadStatus.COMPLETE, UploadStatus.ERROR)
+NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+
+
+def preferred_wait() -> int:
+    """For how many seconds the client would wait for a change; 0 if it does not say.
+
+    Source: RFC 7240, section 4.3.
+    """
+    seconds = parse_dict_header(request.headers.get("Prefer", "")).get("wait") or ""
+    return min(int(seconds), LONGEST_WAIT_SECONDS) if NUMBER.fullmatch(seconds) else 0
+
+
+def wait_for_change(row: Row[Any], seconds: int) -> None:
+    """Wait until a file is no longer what it was, for so long at most; not at all if too many are watching."""
+    if row.upload_status in FINAL:
+        return
+    ends_at = time.monotonic() + seconds
+    with suppress(Busy, Closed), services().hub.watching(this_app(), row.owner, row.id) as (watcher, _):
+        while own_file(row.id).updated_at == row.updated_at and time.monotonic() < ends_at:
+            watcher.next(max(0.0, ends_at - time.monotonic()))
+
+
+@bp.get("/files/<file_id>/events")
+def file_events(file_id: str) -> Response:
+    """Tell what a file is, and what becomes of it until it is COMPLETE or ERROR."""
+    row = own_file(file_id)
+    last = _last_event_id()
+    if last is not None and row.upload_status in FINAL and not events.read(last, file_id=file_id):
+        return Response(status=HTTPStatus.NO_CONTENT)  # which tells a browser not to come again
+    return _stream(row, last)
+
+
+@bp.get("/events")
+def all_events() -> Response:
+    """Tell what happens to all files of whoever asks."""
+    return _stream(None, _last_event_id())
+
+
+def _stream(row: Row[Any] | None, last: int | None) -> Response:
+    place = ExitStack()
+    watching = services().hub.watching(this_app(), auth.owner(), row and row.id, last)
+    watcher, known = place.enter_context(watching)
+    text = _text(watcher, row, _missed(auth.owner(), row, last, known))
+    response = Response(stream_with_context(text), content_type="text/event-stream")
+    response.call_on_close(place.close)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold it back
+    return response
+
+
+def _text(watcher: Watcher, row: Row[Any] | None, missed: Iterator[Row[Any]]) -> Iterator[str]:
+    """The stream, as long as somebody reads it.
+
+    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+    """
+    yield f"retry: {RECONNECT_MS}\n\n"
+    for event in chain(missed, _live(watcher)):
+        yield _show(event) if event else ": alive\n\n"
+        if event and row and event.kind == events.STATUS and event.upload_status in FINAL:
+            return
+
+
+def _live(watcher: Watcher) -> Iterator[Row[Any] | None]:
+    """What happens from now on; None now and then, when nothing does."""
+    ends_at = time.monotonic() + LONGEST_STREAM_SECONDS
+    with suppress(Closed):
+        while time.monotonic() < ends_at:
+            yield watcher.next(ALIVE_SECONDS)
+
+
+def _missed(owner: str, row: Row[Any] | None, last: int | None, known: int) -> Iterator[Row[Any]]:
+    """What happened before the watcher came: since the last event it saw, or, of one file, the latest."""
+    if last is None:
+        latest = row and (events.latest(row.id) or _as_event(row, known))
+        if latest and latest.id <= known:  # a later one comes by itself
+            yield latest
+        return
+    while rows := events.read(last, known, owner, row.id if row else None):
+        yield from rows
+        last = rows[-1].id
+
+
+def _as_event(row: Row[Any], number: int) -> Any:
+    """What a file is, where the log has forgotten how it became that."""
+    return SimpleNamespace(**{**row._mapping, "id": number, "file_id": row.id, "kind": events.STATUS})
+
+
+def _show(event: Row[Any]) -> str:
+    is_complete = event.upload_status == UploadStatus.COMPLETE
+    data = {
+        "id": event.file_id,
+        "name": event.name,
+        "upload_status": event.upload_status,
+        "mode": event.mode,
+        "bytes_sent": event.bytes_sent,
+        "size": event.size,
+        "error": event.error,
+        "url": event.url if is_complete else None,
+    }
+    return f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(data)}\n\n"
+
+
+def _last_event_id() -> int | None:
+    text = request.headers.get("Last-Event-ID")
+    if not text:
+        return None
+    if not NUMBER.fullmatch(text):
+        raise InvalidQuery("The Last-Event-ID is not one of ours.")
+    number = int(text)
+    return number if number <= events.newest() else None
