@@ -65,6 +65,7 @@ class Config:
     S3_BUCKET_NAME: str
     S3_BUCKET_BASE_URL: str = ""
     S3_ENDPOINT_URL: str | None = None
+    S3_PUBLIC_ENDPOINT_URL: str | None = None
     S3_KEY_PREFIX: str = ""
     S3_CHECKSUM_MODE: str = field(default="crc64nvme", metadata={"choices": CHECKSUM_MODES})
     AWS_REGION: str = "us-east-1"
