@@ -11,11 +11,16 @@ from flask_migrate import Migrate
 
 import cli
 import errors
+import headers
 import health
+import logs
+import metrics
 import models
 import routes
+import scrape
 import services
 from config import Config
+from tasks import RUNS
 
 
 class JSONProvider(DefaultJSONProvider):
@@ -37,6 +42,9 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     config = Config.from_mapping(os.environ if env is None else env)
     app = Flask(__name__)
     app.json = JSONProvider(app)
+    logs.init_app(app)
+    headers.init_app(app)
+    metrics.init_app(app, RUNS)
     threads = config.WEB_THREADS + config.UPLOAD_THREADS + 1  # requests, deliveries, the sweep
     models.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, models.db)
@@ -44,5 +52,6 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     app.register_blueprint(routes.bp)
     app.register_blueprint(health.bp)
+    app.register_blueprint(scrape.bp)
     cli.init_app(app)
     return app

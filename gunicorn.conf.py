@@ -1,11 +1,13 @@
 """gunicorn's settings: threads that wait for slow clients, and a stop that loses nothing."""
 
+import logging
 import os
 import resource
 from typing import Any
 
 from dotenv import load_dotenv
 
+import logs
 from sweep import Sweeper
 
 load_dotenv()
@@ -34,6 +36,8 @@ worker_connections = files // 2
 # The heartbeat's file must not wait for a busy disk, says gunicorn's FAQ.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 control_socket_disable = True
+logconfig_dict = logs.configuration(os.environ)
+logging.captureWarnings(True)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -94,6 +94,7 @@ def init_app(app: Flask, uri: str, survive_power_loss: bool, threads: int = 20) 
         "max_overflow": min(threads, MAX_CONNECTIONS) - KEPT_CONNECTIONS,
         "pool_timeout": POOL_SECONDS,
         "pool_pre_ping": not sqlite,
+        "hide_parameters": True,  # an error is logged, what clients sent is not
     }
     db.init_app(app)
     if sqlite:
@@ -313,6 +314,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         with db.engine.connect() as connection:
             oldest = [connection.scalar(first.where(cls.upload_status == status)) for status in statuses]
         return min((moment for moment in oldest if moment), default=None)
+
+    @classmethod
+    def count_undelivered(cls) -> dict[str, int]:
+        """How many rows are PENDING, and how many PROCESSING."""
+        statement = select(cls.upload_status, func.count()).where(UNDELIVERED).group_by(cls.upload_status)
+        counts = {str(status): 0 for status in (UploadStatus.PENDING, UploadStatus.PROCESSING)}
+        with db.engine.connect() as connection:
+            return counts | {str(status): count for status, count in connection.execute(statement)}
 
     @classmethod
     def _is_due(cls) -> ColumnElement[bool]:

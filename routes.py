@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -13,6 +14,7 @@ from werkzeug.exceptions import NotFound
 
 from errors import Busy, Conflict, StoreError
 from idempotency import Scope, fingerprint, scope
+from metrics import metrics
 from models import File, UploadStatus, db, new_id, utcnow, writing
 from receive import Received, declared_length, receive_file
 from services import services
@@ -36,6 +38,7 @@ def index() -> Response:
             "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
             "GET /healthz": "whether the process lives",
             "GET /readyz": "whether database, bucket and broker answer",
+            "GET /metrics": "what was counted, for Prometheus",
         },
     )
 
@@ -104,7 +107,7 @@ def file_json(row: File | Row[Any]) -> dict[str, Any]:
 
 def _accept(mode: str) -> File | Row[Any]:
     """Bytes in the spool, then the row committed, then the hand-off: so nothing accepted is lost."""
-    ferry = services()
+    ferry, began = services(), time.perf_counter()
     if mode == "async" and ferry.pool.is_full:
         raise Busy("Too many files wait for S3; try again later.")
     run = RUNS[mode]()
@@ -114,6 +117,7 @@ def _accept(mode: str) -> File | Row[Any]:
         run.give_up()
         raise
     if is_new:
+        metrics().accepted(mode, row.size, time.perf_counter() - began)
         run.hand_off(row)
     return row
 

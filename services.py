@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from celery import Celery, Task
 from flask import Flask, current_app
 
+import logs
 from config import Config, make_celery
 from pool import UploadPool
 from spool import Spool
@@ -33,7 +34,7 @@ def init_app(app: Flask, config: Config) -> None:
         """A task that runs inside the app's context."""
 
         def __call__(self, *args: object, **kwargs: object) -> object:
-            with app.app_context():
+            with app.app_context(), logs.about(request_id=self.request.get("request_id")):
                 return self.run(*args, **kwargs)
 
     spool = Spool(config.SPOOL_DIR, config.SPOOL_MAX_BYTES, config.SPOOL_FSYNC)
