@@ -36,6 +36,7 @@ def configuration(env: Mapping[str, str]) -> dict[str, Any]:
     """
     level = (env.get("LOG_LEVEL") or "info").upper()
     quieter = {name: {"level": "INFO" if level == "DEBUG" else level} for name in TALKATIVE}
+    quieter["alembic"] = {"level": "WARNING"}
     # gunicorn's loggers have handlers of their own, unless they are told not to.
     gunicorn = {name: {"handlers": [], "propagate": True} for name in ("gunicorn.error", "gunicorn.access")}
     return {
