@@ -15,13 +15,18 @@ import cli
 import content
 import database
 import errors
+import headers
 import health
 import listing
+import logs
+import metrics
 import routes
+import scrape
 import services
 import streams
 import throttle
 from config import Config
+from tasks import RUNS
 
 
 class JSONProvider(DefaultJSONProvider):
@@ -43,6 +48,9 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     config = Config.from_mapping(os.environ if env is None else env)
     app = Flask(__name__)
     app.json = JSONProvider(app)
+    logs.init_app(app)
+    headers.init_app(app)
+    metrics.init_app(app, RUNS)
     threads = config.WEB_THREADS + config.UPLOAD_THREADS + 1  # requests, deliveries, the sweep
     database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, database.db)
@@ -50,7 +58,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
-    for blueprint in (routes.bp, listing.bp, content.bp, streams.bp, health.bp):
+    for blueprint in (routes.bp, listing.bp, content.bp, streams.bp, health.bp, scrape.bp):
         app.register_blueprint(blueprint)
     cli.init_app(app)
     if config.TRUSTED_PROXIES:
