@@ -1,8 +1,8 @@
 FROM python:3.12-slim AS build
 WORKDIR /build
-COPY requirements.txt constraints.txt ./
+COPY requirements.txt requirements-otel.txt constraints.txt ./
 RUN python -m venv --without-pip /venv \
-    && python -m pip --python /venv/bin/python install --no-cache-dir -r requirements.txt -c constraints.txt
+    && python -m pip --python /venv/bin/python install --no-cache-dir -r requirements.txt -r requirements-otel.txt -c constraints.txt
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 ferryman && install -d -o ferryman -g ferryman -m 700 /spool
@@ -12,10 +12,11 @@ COPY *.py ./
 COPY migrations migrations
 COPY templates templates
 COPY static static
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=5000 SPOOL_DIR=/spool
+ENV OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none OTEL_SERVICE_NAME=ferryman
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=5000 SPOOL_DIR=/spool PROMETHEUS_MULTIPROC_DIR=/tmp/metrics
 USER 10001:10001
 VOLUME /spool
 EXPOSE 5000
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD \
     ["python", "-c", "import os, urllib.request as web; web.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=4)"]
-CMD ["sh", "-c", "flask --app app db upgrade && exec gunicorn -c gunicorn.conf.py 'app:create_app()'"]
+CMD ["sh", "-c", "flask --app app db upgrade && exec ${OTEL_EXPORTER_OTLP_ENDPOINT:+opentelemetry-instrument} gunicorn -c gunicorn.conf.py 'app:create_app()'"]

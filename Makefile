@@ -39,8 +39,9 @@ bench-quick: .venv/bench ## The same with few samples, in under 2 minutes
 pictures: .venv/test ## Make the pictures of the page for the docs
 	@$(BIN)/python -m tests.pictures
 
-check: .venv/test ## Check format, lint and types
+check: .venv/test ## Check format, lint, types, and for known weaknesses
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy .
+	@$(BIN)/bandit -q -c pyproject.toml -r . && $(BIN)/python .ci/audit.py
 
 format: .venv/test ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -55,7 +56,7 @@ clean: ## Remove what was installed and all data of `make run`
 .venv/run: requirements.txt requirements-run.txt constraints.txt | .venv/bin/python
 	@echo "Installing what Ferryman needs into .venv ..." && $(PIP) -r requirements-run.txt && touch $@
 
-.venv/test: requirements.txt requirements-run.txt requirements-test.txt constraints.txt | .venv/bin/python
+.venv/test: requirements.txt requirements-run.txt requirements-otel.txt requirements-test.txt constraints.txt | .venv/bin/python
 	@echo "Installing what the tests need into .venv ..." && $(PIP) -r requirements-test.txt && touch $@ .venv/run
 
 .venv/load: requirements.txt requirements-run.txt requirements-test.txt requirements-load.txt constraints.txt | .venv/bin/python

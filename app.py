@@ -15,14 +15,19 @@ import cli
 import content
 import database
 import errors
+import headers
 import health
 import listing
+import logs
+import metrics
 import pages
 import routes
+import scrape
 import services
 import streams
 import throttle
 from config import Config
+from tasks import RUNS
 
 
 class JSONProvider(DefaultJSONProvider):
@@ -44,6 +49,9 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     config = Config.from_mapping(os.environ if env is None else env)
     app = Flask(__name__)
     app.json = JSONProvider(app)
+    logs.init_app(app)
+    headers.init_app(app)
+    metrics.init_app(app, RUNS)
     threads = config.WEB_THREADS + config.UPLOAD_THREADS + 1  # requests, deliveries, the sweep
     database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, database.db)
@@ -51,7 +59,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
-    for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, streams.bp, health.bp):
+    for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, streams.bp, health.bp, scrape.bp):
         app.register_blueprint(blueprint)
     cli.init_app(app)
     if config.TRUSTED_PROXIES:

@@ -10,7 +10,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import TypeVar
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, current_app, g, request
 from flask.typing import ResponseReturnValue
 from flask_httpauth import HTTPTokenAuth
 from sqlalchemy import Row, String, select, update
@@ -103,6 +103,8 @@ def _check() -> ResponseReturnValue | None:
     if services().config.AUTH == "open":
         return _refuse_strange_page()
     refused: ResponseReturnValue | None = _auth.login_required(role=role)(lambda: None)()
+    if refused is None:
+        g.owner = owner()
     return refused
 
 

@@ -17,6 +17,8 @@ DEFAULT_QUEUE = "ferryman"
 PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
 CHECKSUM_MODES = ("crc64nvme", "readback")
 AUTH_MODES = ("required", "open")
+LOG_FORMATS = ("json", "text")
+LOG_LEVELS = ("debug", "info", "warning")
 
 
 class ConfigError(ValueError):
@@ -65,6 +67,7 @@ class Config:
     S3_BUCKET_NAME: str
     S3_BUCKET_BASE_URL: str = ""
     S3_ENDPOINT_URL: str | None = None
+    S3_PUBLIC_ENDPOINT_URL: str | None = None
     S3_KEY_PREFIX: str = ""
     S3_CHECKSUM_MODE: str = field(default="crc64nvme", metadata={"choices": CHECKSUM_MODES})
     AWS_REGION: str = "us-east-1"
@@ -86,10 +89,14 @@ class Config:
     MAX_ATTEMPTS: int = _at_least(1, 2000)
     RETRY_WINDOW_SECONDS: int = _at_least(0, 24 * 3600)
     ERROR_RETENTION_SECONDS: int = _at_least(0, 7 * 24 * 3600)
+    LOG_FORMAT: str = field(default="json", metadata={"choices": LOG_FORMATS})
+    LOG_LEVEL: str = field(default="info", metadata={"choices": LOG_LEVELS})
 
     @classmethod
     def from_mapping(cls, source: Mapping[str, str]) -> Self:
         """Read the settings from environment-like text; an empty value counts as absent.
+
+        NAME_FILE names a file that holds the value of NAME, as Docker and Kubernetes hand out secrets.
 
         Raises:
             ConfigError: a value is missing or wrong; the text names the variable.
@@ -97,9 +104,10 @@ class Config:
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
         for setting in fields(cls):
-            text = source.get(setting.name, "")
+            text = _text(source, setting.name)
             if text:
-                values[setting.name] = _cast(setting, text, CASTS.get(hints[setting.name], str))
+                shown = f"what {setting.name}_FILE holds" if source.get(f"{setting.name}_FILE") else repr(text)
+                values[setting.name] = _cast(setting, text, shown, CASTS.get(hints[setting.name], str))
             elif setting.default is MISSING:
                 raise ConfigError(f"{setting.name} is missing, and has no default.")
         return cls(**values)
@@ -118,18 +126,35 @@ class Config:
         return f"https://{self.S3_BUCKET_NAME}.s3.{self.AWS_REGION}.amazonaws.com"
 
 
-def _cast(setting: Field[Any], text: str, cast: Callable[[str], Any]) -> Any:
+def is_given(source: Mapping[str, str], name: str) -> bool:
+    """Whether a setting has a value, or a file with one."""
+    return bool(source.get(name) or source.get(f"{name}_FILE"))
+
+
+def _text(source: Mapping[str, str], name: str) -> str:
+    text, path = source.get(name, ""), source.get(f"{name}_FILE")
+    if not path:
+        return text
+    if text:
+        raise ConfigError(f"{name} and {name}_FILE must not both be set.")
+    try:
+        return Path(path).read_text().removesuffix("\n")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{name}_FILE names a file that cannot be read.") from None
+
+
+def _cast(setting: Field[Any], text: str, shown: str, cast: Callable[[str], Any]) -> Any:
     try:
         value = cast(text)
     except ValueError as error:
-        raise ConfigError(f"{setting.name} must be {error}, not {text!r}.") from None
+        raise ConfigError(f"{setting.name} must be {error}, not {shown}.") from None
     if "minimum" in setting.metadata and value < setting.metadata["minimum"]:
-        raise ConfigError(f"{setting.name} must be at least {setting.metadata['minimum']}, not {text}.")
+        raise ConfigError(f"{setting.name} must be at least {setting.metadata['minimum']}, not {shown}.")
     if "maximum" in setting.metadata and value > setting.metadata["maximum"]:
-        raise ConfigError(f"{setting.name} must be at most {setting.metadata['maximum']}, not {text}.")
+        raise ConfigError(f"{setting.name} must be at most {setting.metadata['maximum']}, not {shown}.")
     if "choices" in setting.metadata and value not in setting.metadata["choices"]:
         known = ", ".join(setting.metadata["choices"])
-        raise ConfigError(f"{setting.name} must be one of {known}, not {text!r}.")
+        raise ConfigError(f"{setting.name} must be one of {known}, not {shown}.")
     return value
 
 

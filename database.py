@@ -62,6 +62,7 @@ def init_app(app: Flask, uri: str, survive_power_loss: bool, threads: int = 20) 
         "max_overflow": min(threads, MAX_CONNECTIONS) - KEPT_CONNECTIONS,
         "pool_timeout": POOL_SECONDS,
         "pool_pre_ping": not sqlite,
+        "hide_parameters": True,  # an error is logged, what clients sent is not
     }
     db.init_app(app)
     if sqlite:

@@ -11,9 +11,11 @@ from typing import Any, TypeAlias
 from sqlalchemy import Row
 
 import bucket
+import logs
 from database import new_id, utcnow
 from errors import BytesLost, StoreError, StoreRefused, UploadError
 from file import Uploaded, process_file_to_stream, upload_file_from_stream
+from metrics import metrics
 from models import File
 from parts import PartsUpload
 from services import services, this_app
@@ -39,6 +41,11 @@ def deliver(file_id: str, stream: Source = None, retry: bool = True) -> None:
         stream: the bytes in base64, or the file already on its way; without it they are read from the spool.
         retry: whether a failure that may heal is tried again later.
     """
+    with logs.about(file_id=file_id):
+        _deliver(file_id, stream, retry)
+
+
+def _deliver(file_id: str, stream: Source, retry: bool) -> None:
     ferry = services()
     owner = new_id()
     here = ferry.spool.id if stream is None else None
@@ -49,7 +56,8 @@ def deliver(file_id: str, stream: Source = None, retry: bool = True) -> None:
     ferry.leases[file_id] = owner
     ferry.bell.ring()
     try:
-        _run(row, owner, stream, retry)
+        with metrics().run.labels(row.mode).time():
+            _run(row, owner, stream, retry)
     finally:
         ferry.leases.pop(file_id, None)
         ferry.bell.ring()
@@ -60,9 +68,11 @@ def _run(row: Row[Any], owner: str, stream: Source, retry: bool) -> None:
         uploaded = _send(row, owner, stream)
     except UploadError as error:
         log.warning("file %s was not delivered: %s", row.id, error.detail)
+        metrics().failed(type(error).__name__)
         _fail(row, owner, error.detail, _attempts_for(error) if retry else 1)
     except Exception:
         log.exception("file %s was not delivered", row.id)
+        metrics().failed("Unexpected")
         _fail(row, owner, UNEXPECTED, services().config.MAX_ATTEMPTS if retry else 1)
     else:
         _finish(row, owner, uploaded)
@@ -100,6 +110,7 @@ def _finish(row: Row[Any], owner: str, uploaded: Uploaded) -> None:
         log.warning("file %s was finished by another run, or erased", row.id)
         _leave_nothing_of_an_erased(row)
         return
+    metrics().delivery.labels(row.mode).observe((utcnow() - row.created_at).total_seconds())
     services().spool.drop(row.id)
     if row.attempts > 1:
         # An earlier run may have died in mid-part; the row is COMPLETE, so nobody needs its parts.
@@ -119,7 +130,8 @@ def _leave_nothing_of_an_erased(row: Row[Any]) -> None:
 def _fail(row: Row[Any], owner: str, reason: str, attempts: int) -> None:
     """Give the row back for another attempt, as long as it has some left of so many."""
     if row.attempts < attempts and utcnow() < row.retry_until:
-        File.give_back(row.id, owner, backoff_seconds(row.attempts), reason)
+        if File.give_back(row.id, owner, backoff_seconds(row.attempts), reason):
+            metrics().retries.labels(row.mode).inc()
     else:
         File.fail(row.id, owner, reason)
 

@@ -10,6 +10,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
+from metrics import metrics
+
 log = logging.getLogger(__name__)
 
 BUSY_RETRY_SECONDS = 5
@@ -152,6 +154,7 @@ def init_app(app: Flask) -> None:
 
 
 def _upload_error(error: UploadError) -> Response:
+    metrics().failed(type(error).__name__)
     headers = [("Retry-After", str(error.retry_after))] if error.retry_after is not None else None
     return problem(error.status, error.detail, error.file_id, headers)
 
@@ -159,10 +162,13 @@ def _upload_error(error: UploadError) -> Response:
 def _http_exception(error: HTTPException) -> Response | HTTPException:
     if error.response is not None:  # a redirect of the router, which is no error
         return error
+    if error.code == HTTPStatus.INTERNAL_SERVER_ERROR:
+        metrics().failed("Unexpected")
     headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
     return problem(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, error.description, None, headers)
 
 
 def _database_error(error: DBAPIError | PoolTimeout) -> Response:
     log.error("the database failed: %s", error)
+    metrics().failed("Database")
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer; try again later.")

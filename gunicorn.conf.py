@@ -1,11 +1,14 @@
 """gunicorn's settings: threads that wait for slow clients, and a stop that loses nothing."""
 
+import logging.config
 import os
 import resource
 from typing import Any
 
 from dotenv import load_dotenv
+from gunicorn.glogging import Logger
 
+import logs
 from sweep import Sweeper
 from watch import MAX_WATCHERS
 
@@ -36,6 +39,16 @@ worker_connections = files // 2
 # The heartbeat's file must not wait for a busy disk, says gunicorn's FAQ.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 control_socket_disable = True
+
+
+class logger_class(Logger):  # type: ignore[misc]  # noqa: N801
+    """gunicorn's logger in our shape. Its own setting for that turns on the access log, with all query strings."""
+
+    def setup(self, cfg: Any) -> None:
+        """Let its lines go the way of all others."""
+        super().setup(cfg)
+        logging.config.dictConfig(logs.configuration(os.environ))
+        logging.captureWarnings(True)
 
 
 def post_worker_init(worker: Any) -> None:

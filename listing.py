@@ -45,6 +45,7 @@ def list_files() -> BaseResponse:
         same: dict[str, Any] = request.args.to_dict() | {"cursor": cursor}
         following = url_for("listing.list_files", **same)
     response = jsonify(files=[file_json(row) for row in shown], next=following)
+    response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag()
     return response.make_conditional(request)
 

@@ -309,6 +309,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return min((moment for moment in oldest if moment), default=None)
 
     @classmethod
+    def count_undelivered(cls) -> dict[str, int]:
+        """How many rows are PENDING, and how many PROCESSING."""
+        statement = select(cls.upload_status, func.count()).where(UNDELIVERED).group_by(cls.upload_status)
+        counts = {str(status): 0 for status in (UploadStatus.PENDING, UploadStatus.PROCESSING)}
+        with db.engine.connect() as connection:
+            return counts | {str(status): count for status, count in connection.execute(statement)}
+
+    @classmethod
     def _is_due(cls) -> ColumnElement[bool]:
         """Its time has come; or it lies so far ahead that a wrong clock must have written it."""
         now = utcnow()

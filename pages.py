@@ -43,6 +43,7 @@ def index() -> Response:
                 "GET /events": "what becomes of all your files",
                 "GET /healthz": "whether the process lives",
                 "GET /readyz": "whether database, bucket and broker answer",
+                "GET /metrics": "what was counted, for Prometheus",
             },
         )
     )
@@ -70,8 +71,6 @@ def _wants_page() -> bool:
 def _page(mode: str) -> Response:
     response = _varied(make_response(render_template("index.html", chosen=mode)))
     response.headers["Content-Security-Policy"] = POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["Cache-Control"] = "no-cache"
     return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from datetime import timedelta
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from database import db, new_id, utcnow, writing
 from erase import erase
 from errors import Busy, Conflict, StoreError
 from idempotency import Scope, fingerprint, scope
+from metrics import metrics
 from models import File, UploadStatus
 from quota import Hold, hold
 from receive import Received, declared_length, receive_file
@@ -89,7 +91,7 @@ def retry(file_id: str) -> Response:
 
 def _accept(mode: str) -> File | Row[Any]:
     """Bytes in the spool, then the row committed, then the hand-off: so nothing accepted is lost."""
-    ferry = services()
+    ferry, began = services(), time.perf_counter()
     if mode == "async" and ferry.pool.is_full:
         raise Busy("Too many files wait for S3; try again later.")
     run = RUNS[mode]()
@@ -99,6 +101,7 @@ def _accept(mode: str) -> File | Row[Any]:
         run.give_up()
         raise
     if is_new:
+        metrics().accepted(mode, row.size, time.perf_counter() - began)
         run.hand_off(row)
     return row
 
@@ -166,6 +169,7 @@ def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> F
 
 def _status(row: Row[Any]) -> Response:
     response = jsonify(file_json(row))
+    response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag()
     return response
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import shutil
 import sys
+import sysconfig
 import threading
 import time
 import urllib.error
@@ -17,7 +19,7 @@ from dotenv import load_dotenv
 from honcho import manager as honcho
 
 import embedded
-from config import Config, ConfigError
+from config import Config, ConfigError, is_given
 
 READY_SECONDS = 60
 STOP_SECONDS = 20  # gunicorn and Celery may finish what runs; honcho kills after this
@@ -26,6 +28,12 @@ REDIS_PORT = 6390
 BUCKET = "ferryman"
 LEANING = ("web", "worker")
 LOOPBACK = ("", "127.0.0.1", "localhost", "::1")
+TRACES = {
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+    "OTEL_SERVICE_NAME": "ferryman",
+}
 
 
 class Manager(honcho.Manager):  # type: ignore[misc]
@@ -71,15 +79,23 @@ def main() -> int:
         return _refuse(str(error))
     if config.AUTH == "open" and os.environ.get("HOST", "") not in LOOPBACK:
         return _refuse("without keys it stays on this machine; for other addresses set AUTH=required")
+    shutil.rmtree(data / "metrics", ignore_errors=True)  # of processes that are gone
     honcho.KILL_WAIT = STOP_SECONDS
     manager = Manager()
-    environment = {**os.environ, **settings, "PORT": port, "PYTHONUNBUFFERED": "1", "REMAP_SIGTERM": "SIGQUIT"}
+    environment = {
+        **TRACES,
+        **os.environ,
+        **settings,
+        "PORT": port,
+        "PYTHONUNBUFFERED": "1",
+        "REMAP_SIGTERM": "SIGQUIT",
+    }
     for name, server in servers.items():
         log = shlex.quote(str(data / f"{name}.log"))
         command = f"exec {shlex.join(server.command)} >>{log} 2>&1"
         manager.add_process(name, command, env={**os.environ, **server.environment})
     manager.add_process("web", _web_command("s3" in servers), env=environment)
-    manager.add_process("worker", f"exec {_python()} -m celery -A worker worker -l INFO", env=environment)
+    manager.add_process("worker", f"exec {_traced()}{_python()} -m celery -q -A worker worker", env=environment)
     access = "for this machine, without a key" if config.AUTH == "open" else "with a key, see `flask keys`"
     threading.Thread(target=_announce, args=(f"http://localhost:{port}", access), daemon=True).start()
     manager.loop()
@@ -94,13 +110,15 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embed
     data.mkdir(parents=True, exist_ok=True)
     servers: dict[str, embedded.Server] = {}
     settings = {"AUTH": env.get("AUTH") or "open", "SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
-    if not env.get("SQLALCHEMY_DATABASE_URI"):
+    settings["LOG_FORMAT"] = env.get("LOG_FORMAT") or "text"
+    settings["PROMETHEUS_MULTIPROC_DIR"] = env.get("PROMETHEUS_MULTIPROC_DIR") or str(data / "metrics")
+    if not is_given(env, "SQLALCHEMY_DATABASE_URI"):
         settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{data / 'ferryman.db'}"
-    if not env.get("CELERY_BROKER_URL"):
+    if not is_given(env, "CELERY_BROKER_URL"):
         port = next(port for port in range(REDIS_PORT, REDIS_PORT + 1000) if embedded.is_free(port))
         servers["redis"] = embedded.valkey(data / "redis", port)
         settings["CELERY_BROKER_URL"] = f"redis://{embedded.LOOPBACK}:{port}/0"
-    if not env.get("S3_BUCKET_NAME") and not env.get("S3_ENDPOINT_URL"):
+    if not is_given(env, "S3_BUCKET_NAME") and not is_given(env, "S3_ENDPOINT_URL"):
         # The rows hold urls with this port, so it stays as long as it is free.
         last_port = int(_kept(data / "s3-port", str(S3_PORT)))
         port = embedded.seaweed_port(last_port)
@@ -125,12 +143,18 @@ def _web_command(own_bucket: bool) -> str:
     steps = [f"{flask} db upgrade"]
     if own_bucket:
         steps.append(f"{flask} create-bucket --public-read --wait {READY_SECONDS}")
-    steps.append(f"exec {_python()} -m gunicorn -c gunicorn.conf.py --access-logfile - 'app:create_app()'")
+    steps.append(f"exec {_traced()}{_python()} -m gunicorn -c gunicorn.conf.py 'app:create_app()'")
     return " && ".join(steps)
 
 
 def _python() -> str:
     return shlex.quote(sys.executable)
+
+
+def _traced() -> str:
+    """What makes a Python program send traces, where they are wanted and OpenTelemetry's agent is installed."""
+    agent = shutil.which("opentelemetry-instrument", path=sysconfig.get_path("scripts"))
+    return f"{shlex.quote(agent)} " if agent and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else ""
 
 
 def _announce(address: str, access: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from celery import Celery, Task
 from flask import Flask, current_app
 
+import logs
 from bell import Bell
 from config import Config, make_celery
 from pool import UploadPool
@@ -39,7 +40,7 @@ def init_app(app: Flask, config: Config) -> None:
         """A task that runs inside the app's context."""
 
         def __call__(self, *args: object, **kwargs: object) -> object:
-            with app.app_context():
+            with app.app_context(), logs.about(request_id=self.request.get("request_id")):
                 return self.run(*args, **kwargs)
 
     bell = Bell(config.CELERY_BROKER_URL)

@@ -72,6 +72,7 @@ class Store:
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._client_pid = 0
+        self._signer: S3Client | None = None
         self._has_checksums = config.S3_CHECKSUM_MODE == "crc64nvme"
 
     @property
@@ -259,8 +260,11 @@ class Store:
         Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/ShareObjectPreSignedURL.html
         """
         parameters = {"Bucket": self.bucket, "Key": key, "ResponseContentDisposition": disposition}
+        with self._lock:
+            if self._signer is None:  # it never connects, so every process may use it
+                self._signer = _make_client(self._config, self._config.S3_PUBLIC_ENDPOINT_URL)
         with translated_errors():
-            return self.client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+            return self._signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
 
     def delete(self, key: str) -> None:
         """Delete an object; it may be gone already.
@@ -305,10 +309,10 @@ def _translate(error: Exception) -> StoreError:
     return StoreError("S3 does not answer.")
 
 
-def _make_client(config: Config) -> S3Client:
+def _make_client(config: Config, endpoint: str | None = None) -> S3Client:
     return boto3.session.Session().client(
         "s3",
-        endpoint_url=config.S3_ENDPOINT_URL,
+        endpoint_url=endpoint or config.S3_ENDPOINT_URL,
         region_name=config.AWS_REGION,
         aws_access_key_id=config.AWS_ACCESS_KEY,
         aws_secret_access_key=config.AWS_ACCESS_SECRET,

@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
+import logs
 from config import MIB, spool_queue
 from deliver import deliver
 from file import process_file_to_stream
@@ -93,7 +94,7 @@ class CeleryRun(Run):
                 payload = process_file_to_stream(spooled, to_utf8=True)
             queue = ferry.celery.conf.task_default_queue
         try:
-            ferry.celery.send_task(upload_task.name, (row.id, payload), queue=queue)
+            ferry.celery.send_task(upload_task.name, (row.id, payload), queue=queue, headers=logs.subject())
         except OperationalError as error:
             log.warning("file %s is left to the sweep, the broker does not take it: %s", row.id, error)
             File.put_forward(row.id)
@@ -115,10 +116,10 @@ def upload_task(file_id: str, stream: str | None = None) -> None:
 
 def submit(file_id: str) -> None:
     """Queue a delivery on the pool of this process."""
-    app = this_app()
+    app, subject = this_app(), logs.subject()
 
     def job() -> None:
-        with app.app_context():
+        with app.app_context(), logs.about(**subject):
             try:
                 deliver(file_id)
             except SQLAlchemyError as error:

@@ -1,8 +1,23 @@
 """The Celery app for `celery -A worker worker`."""
 
+import logging.config
+import os
+from typing import Any
+
+from celery.signals import setup_logging
 from dotenv import load_dotenv
 
+import logs
 from app import create_app
 
 load_dotenv()
+logging.config.dictConfig(logs.configuration(os.environ))
+logging.captureWarnings(True)
+
+
+@setup_logging.connect
+def keep_our_logs(**_: Any) -> None:
+    """Be there: Celery then sets up no logs of its own."""
+
+
 celery = create_app().extensions["ferryman"].celery

@@ -205,7 +205,9 @@ def redis_peak(bench: Bench, stack: Stack) -> None:
 
 def pickup(bench: Bench, stack: Stack) -> None:
     """Take the time from a row's creation to the line in the worker's log that says `received`, whole ms."""
-    pattern = re.compile(r"^\[([-0-9]+ [0-9:]+,\d{3}): INFO/MainProcess\] Task upload_task\[\S+\] received", re.M)
+    pattern = re.compile(
+        r'^(?:\[|\{"time": ")([-0-9]+[ T][0-9:]+[,.]\d+Z?).*Task upload_task\[\S+\] received', re.M
+    )
     for _ in range(PICKUPS):
         time.sleep(0.1)
         seen = stack.worker.text().count("received")
@@ -214,7 +216,7 @@ def pickup(bench: Bench, stack: Stack) -> None:
         received = pattern.findall(stack.worker.text())
         if created and stack.worker.text().count("received") == seen + 1:
             began = datetime.fromisoformat(created[1].decode()).timestamp()
-            ended = datetime.strptime(received[-1], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+            ended = datetime.fromisoformat(received[-1]).timestamp()
             bench.results.add(stack.who, "enqueue to pickup, idle", (ended - began) * 1000)
 
 

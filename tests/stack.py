@@ -266,7 +266,7 @@ class Worker(Service):
     """A Celery worker with child processes."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-l", "INFO"]
+        command = [sys.executable, "-m", "celery", "-q", "-A", "worker", "worker"]
         command += ["--concurrency", "2", "--without-mingle", "--without-gossip"]
         super().__init__("worker", command, env, folder / "worker.log")
 

@@ -64,6 +64,49 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
         Config.from_mapping({**NEEDED, name: value})
 
 
+def test_a_value_may_be_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n\n")
+    (tmp_path / "number").write_text("7")
+    config = Config.from_mapping(
+        {
+            **NEEDED,
+            "AWS_ACCESS_KEY": "k",
+            "AWS_ACCESS_SECRET": "",
+            "AWS_ACCESS_SECRET_FILE": str(secret),
+            "UPLOAD_THREADS_FILE": str(tmp_path / "number"),
+        }
+    )
+    assert config.AWS_ACCESS_SECRET == "s3cret\n"
+    assert config.UPLOAD_THREADS == 7
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_named_by_its_variable(tmp_path: Path, content: bytes | None) -> None:
+    secret = tmp_path / "secret"
+    if content:
+        secret.write_bytes(content)
+    with pytest.raises(ConfigError, match="CELERY_BROKER_URL_FILE names a file that cannot be read"):
+        Config.from_mapping({**NEEDED, "CELERY_BROKER_URL_FILE": str(secret)})
+
+
+def test_a_value_and_a_file_are_too_much(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("from-the-file")
+    source = {**NEEDED, "CELERY_BROKER_URL": "redis://:s3cret@h", "CELERY_BROKER_URL_FILE": str(secret)}
+    with pytest.raises(ConfigError, match="CELERY_BROKER_URL and CELERY_BROKER_URL_FILE") as raised:
+        Config.from_mapping(source)
+    assert "s3cret" not in str(raised.value)
+    assert "from-the-file" not in str(raised.value)
+
+
+def test_a_wrong_value_in_a_file_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "number").write_text("s3cret")
+    with pytest.raises(ConfigError, match="UPLOAD_THREADS") as raised:
+        Config.from_mapping({**NEEDED, "UPLOAD_THREADS_FILE": str(tmp_path / "number")})
+    assert "s3cret" not in str(raised.value)
+
+
 def test_secrets_do_not_show() -> None:
     secrets = {
         "AWS_ACCESS_KEY": "k",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from config import Config
+from run import TRACES
 from tests.stack import ROOT
 
 Services: TypeAlias = dict[str, dict[str, Any]]
@@ -24,7 +26,14 @@ Services: TypeAlias = dict[str, dict[str, Any]]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 OURS = ("app", "celery_worker", "migrate")
 SETTINGS = {setting.name for setting in fields(Config)}
-GUNICORN_SETTINGS = {"HOST", "PORT", "WEB_CONCURRENCY", "CLIENT_PATIENCE_SECONDS"}
+GUNICORN_SETTINGS = {
+    "HOST",
+    "PORT",
+    "WEB_CONCURRENCY",
+    "CLIENT_PATIENCE_SECONDS",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "PROMETHEUS_MULTIPROC_DIR",
+}
 COMPOSE_SETTINGS = {"POSTGRES_PASSWORD"}  # .env is given to every container
 STORE = {"S3_ENDPOINT_URL", "S3_BUCKET_NAME", "AWS_ACCESS_KEY", "AWS_ACCESS_SECRET"}
 # Addresses on the host mean nothing inside a container, so whoever uses Compose leaves them out.
@@ -173,6 +182,24 @@ def test_a_password_reaches_both_sides(tmp_path: Path) -> None:
     services = compose(tmp_path, "POSTGRES_PASSWORD=other\n")
     assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == "other"
     assert ":other@postgres/" in services["app"]["environment"]["SQLALCHEMY_DATABASE_URI"]
+
+
+def test_traces_go_out_only_where_someone_takes_them(tmp_path: Path) -> None:
+    commands = [json.loads((ROOT / "Dockerfile").read_text().rpartition("CMD ")[2])]
+    commands.append(compose(tmp_path)["celery_worker"]["command"])
+    for *shell, script in commands:
+        started = script.replace("$$", "$").rpartition("exec ")[2]
+        for endpoint, first in (("", started.split()[1]), ("http://collector:4318", "opentelemetry-instrument")):
+            env = {"PATH": os.environ["PATH"], "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+            result = subprocess.run(
+                [*shell, f"echo {started}"], env=env, capture_output=True, text=True, check=True
+            )
+            assert result.stdout.split()[0] == first
+
+
+def test_the_image_sends_traces_as_make_run_does() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert {name: re.search(rf"\b{name}=(\S+)", dockerfile)[1] for name in TRACES} == TRACES  # type: ignore[index]
 
 
 def test_hadolint_has_nothing_to_say() -> None:

@@ -1,0 +1,90 @@
+"""Metrics: what is counted and timed, over all processes that share PROMETHEUS_MULTIPROC_DIR."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from flask import Flask, current_app
+from prometheus_client import CollectorRegistry, Counter, Histogram, values
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400)
+
+
+class Metrics:
+    """The instruments of one app; every label has a small fixed set of values.
+
+    Args:
+        modes: the ways of an upload, known before the first.
+    """
+
+    def __init__(self, modes: Iterable[str]) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.uploads = Counter("ferryman_uploads", "Files accepted.", ["mode"], registry=registry)
+        self.bytes = Counter("ferryman_upload_bytes", "Bytes of files accepted.", ["mode"], registry=registry)
+        self.accept = Histogram(
+            "ferryman_accept_seconds",
+            "From the start of an upload's request to its row.",
+            ["mode"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.delivery = Histogram(
+            "ferryman_delivery_seconds", "From row to COMPLETE.", ["mode"], buckets=SECONDS, registry=registry
+        )
+        self.run = Histogram(
+            "ferryman_run_seconds",
+            "One attempt to deliver, failed or not.",
+            ["mode"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.retries = Counter(
+            "ferryman_retries", "Deliveries given back for another attempt.", ["mode"], registry=registry
+        )
+        self.errors = Counter(
+            "ferryman_errors",
+            "What was answered as an error, or ended an attempt to deliver.",
+            ["cause"],
+            registry=registry,
+        )
+
+        for mode in modes:  # from the start, since a rate needs the 0 before the first 1
+            for instrument in (self.uploads, self.bytes, self.accept, self.delivery, self.run, self.retries):
+                instrument.labels(mode)
+
+    def accepted(self, mode: str, size: int, seconds: float) -> None:
+        """Count an upload that has its row, of so many bytes."""
+        self.uploads.labels(mode).inc()
+        self.bytes.labels(mode).inc(size)
+        self.accept.labels(mode).observe(seconds)
+
+    def failed(self, cause: str) -> None:
+        """Count an error; its cause is the name of an UploadError's class, `Database` or `Unexpected`."""
+        self.errors.labels(cause).inc()
+
+
+def init_app(app: Flask, modes: Iterable[str]) -> None:
+    """Give the app its metrics, shared with other processes if PROMETHEUS_MULTIPROC_DIR is set.
+
+    Source: https://prometheus.github.io/client_python/multiprocess/
+    """
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Containers that share the folder have the same process ids. And the library decided when it was imported,
+        # which may have been before .env was read.
+        values.ValueClass = values.MultiProcessValue(_process)  # type: ignore[no-untyped-call]
+    app.extensions["ferryman.metrics"] = Metrics(modes)
+
+
+def metrics() -> Metrics:
+    """The metrics of the current app."""
+    found: Metrics = current_app.extensions["ferryman.metrics"]
+    return found
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
