@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -149,7 +150,7 @@ def article(folder: Path, s3: Mapping[str, str], redis: RedisServer) -> Stack:
         **our_settings(folder, s3, redis),
         "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'article.db'}",
     }
-    command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "-w", str(WEB_PROCESSES)]
+    command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, "-k", "gthread", "-w", str(WEB_PROCESSES)]
     command += ["--threads", str(WEB_THREADS), "--keep-alive", "15", "--timeout", "60", "--access-logfile", "-"]
     command += ["--worker-tmp-dir", "/dev/shm"] if Path("/dev/shm").is_dir() else []
     web = PortServer(folder, "web", [*command, "-b", "127.0.0.1:{port}", "bench.article:create_app()"], env)
