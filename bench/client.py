@@ -156,18 +156,17 @@ def _upload_some(job: Job, done: list[Answer]) -> None:
 
 
 def _read_some(job: Job, done: list[Answer]) -> None:
-    """Read over one kept-alive connection; all answers are as long as the first, which spares parsing them."""
+    """Read JSON over one kept-alive connection; to parse the answers would take as long as to ask."""
     request = f"GET {job['route']} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
     with socket.create_connection((HOST, job["port"]), TIMEOUT_SECONDS) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(request)
-        first = connection.recv(65536)
         until = time.monotonic() + job["seconds"]
         while (began := time.monotonic()) < until:
             connection.sendall(request)
-            answer = connection.recv(len(first), socket.MSG_WAITALL)
-            is_ok = answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(first[-20:])
-            done.append(Answer(200 if is_ok else 0, {}, b"", time.monotonic() - began))
+            answer = b""
+            while not answer.endswith(b"}\n"):
+                answer += connection.recv(65536)
+            done.append(Answer(int(answer[9:12]), {}, b"", time.monotonic() - began))
 
 
 def main(job: Job) -> None:

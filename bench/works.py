@@ -23,7 +23,7 @@ from tests.stack import ROOT
 
 MODES = ("normal", "async", "celery")
 CLIENTS = 32
-READERS = 8
+READERS = 2
 QUEUED = 100
 SLOW = 2 * MB
 FAST = 50 * MB
