@@ -70,6 +70,7 @@ class Config:
     CELERY_INLINE_MAX_BYTES: int = _at_least(0, 256 * KIB)
     MAX_CONTENT_LENGTH: int = _at_least(1, 5 * 1024 * MIB)
     ALLOWED_CONTENT_TYPES: tuple[str, ...] = ()
+    DENIED_CONTENT_TYPES: tuple[str, ...] = ()
     SPOOL_DIR: Path = field(default=Path("var/spool").resolve())
     SPOOL_MAX_BYTES: int = _at_least(0, 10 * 1024 * MIB)
     SPOOL_FSYNC: bool = False
