@@ -13,14 +13,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 import bucket
-from errors import StoreError
+from errors import ScannerAway, StoreError
 from models import File, db, utcnow
 from services import services
 
 log = logging.getLogger(__name__)
 bp = Blueprint("health", __name__)
 
-FAILURES = (SQLAlchemyError, StoreError, OperationalError, RedisError)
+FAILURES = (SQLAlchemyError, StoreError, ScannerAway, OperationalError, RedisError)
 
 
 @bp.get("/healthz")
@@ -37,6 +37,8 @@ def readyz() -> tuple[Response, HTTPStatus]:
         "bucket": _passes(_check_bucket),
         "broker": _passes(_check_broker),
     }
+    if scanner := services().scanner:
+        checks["scanner"] = _passes(scanner.ping)
     ready = all(checks.values())
     oldest = File.oldest_undelivered() if checks["database"] else None
     body = jsonify(

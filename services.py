@@ -9,6 +9,7 @@ from flask import Flask, current_app
 
 from config import Config, make_celery
 from pool import UploadPool
+from scan import Scanner
 from spool import Spool
 from store import Store
 
@@ -22,6 +23,8 @@ class Services:
     store: Store
     pool: UploadPool
     celery: Celery
+    scanner: Scanner | None
+    """What must find nothing in a file before it is delivered, if there is one."""
     leases: dict[str, str] = field(default_factory=dict)
     """The runs of this process: File id to lease owner."""
 
@@ -43,6 +46,7 @@ def init_app(app: Flask, config: Config) -> None:
         store=Store(config),
         pool=UploadPool(config.UPLOAD_THREADS, config.UPLOAD_BACKLOG),
         celery=make_celery(config, spool.id, AppTask),
+        scanner=Scanner(config.CLAMD_ADDRESS, config.CLAMD_MAX_BYTES) if config.CLAMD_ADDRESS else None,
     )
 
 
