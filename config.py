@@ -15,6 +15,7 @@ KIB = 1024
 MIB = 1024 * KIB
 DEFAULT_QUEUE = "ferryman"
 PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
+CLAMD = re.compile(r"unix:/.+|[^/]+:\d{1,5}", re.ASCII)
 CHECKSUM_MODES = ("crc64nvme", "readback")
 AUTH_MODES = ("required", "open")
 LOG_FORMATS = ("json", "text")
@@ -79,6 +80,9 @@ class Config:
     CELERY_INLINE_MAX_BYTES: int = _at_least(0, 256 * KIB)
     MAX_CONTENT_LENGTH: int = _at_least(1, 5 * 1024 * MIB)
     ALLOWED_CONTENT_TYPES: tuple[str, ...] = ()
+    DENIED_CONTENT_TYPES: tuple[str, ...] = ()
+    CLAMD_ADDRESS: str = ""
+    CLAMD_MAX_BYTES: int = _at_least(1, 100 * MIB)
     SPOOL_DIR: Path = field(default=Path("var/spool").resolve())
     SPOOL_MAX_BYTES: int = _at_least(0, 10 * 1024 * MIB)
     SPOOL_FSYNC: bool = False
@@ -117,6 +121,8 @@ class Config:
             raise ConfigError("AWS_ACCESS_KEY and AWS_ACCESS_SECRET must be set together.")
         if self.S3_KEY_PREFIX and not PREFIX.fullmatch(self.S3_KEY_PREFIX):
             raise ConfigError("S3_KEY_PREFIX must be folders such as uploads/ with a slash at the end.")
+        if self.CLAMD_ADDRESS and not CLAMD.fullmatch(self.CLAMD_ADDRESS):
+            raise ConfigError("CLAMD_ADDRESS must be host:port or unix:/path.")
         if not self.S3_BUCKET_BASE_URL:
             object.__setattr__(self, "S3_BUCKET_BASE_URL", self._bucket_address())
 

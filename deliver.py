@@ -6,15 +6,15 @@ import logging
 import random
 import threading
 import time
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from sqlalchemy import Row
 
 import bucket
 import logs
 from database import new_id, utcnow
-from errors import BytesLost, StoreError, StoreRefused, UploadError
-from file import Uploaded, process_file_to_stream, upload_file_from_stream
+from errors import BytesLost, ScannerAway, StoreError, StoreRefused, UploadError
+from file import Uploaded, opened, process_file_to_stream, upload_file
 from metrics import metrics
 from models import File
 from parts import PartsUpload
@@ -33,49 +33,55 @@ class LeaseLost(Exception):
     """Another run has taken the row over."""
 
 
-def deliver(file_id: str, stream: Source = None, retry: bool = True) -> None:
+def deliver(file_id: str, stream: Source = None, retry: bool = True) -> UploadError | None:
     """Bring one file to S3 and tell its row what became of it; does nothing if another run has the row.
 
     Args:
         file_id: the File row.
         stream: the bytes in base64, or the file already on its way; without it they are read from the spool.
         retry: whether a failure that may heal is tried again later.
+
+    Returns:
+        What failed, as far as this run knows and may tell.
     """
     with logs.about(file_id=file_id):
-        _deliver(file_id, stream, retry)
+        return _deliver(file_id, stream, retry)
 
 
-def _deliver(file_id: str, stream: Source, retry: bool) -> None:
+def _deliver(file_id: str, stream: Source, retry: bool) -> UploadError | None:
     ferry = services()
     owner = new_id()
     here = ferry.spool.id if stream is None else None
     row = File.claim(file_id, owner, ferry.config.LEASE_SECONDS, here)
     if row is None:
         log.info("file %s needs no delivery by this run", file_id)
-        return
+        return None
     ferry.leases[file_id] = owner
     ferry.bell.ring()
     try:
         with metrics().run.labels(row.mode).time():
-            _run(row, owner, stream, retry)
+            return _run(row, owner, stream, retry)
     finally:
         ferry.leases.pop(file_id, None)
         ferry.bell.ring()
 
 
-def _run(row: Row[Any], owner: str, stream: Source, retry: bool) -> None:
+def _run(row: Row[Any], owner: str, stream: Source, retry: bool) -> UploadError | None:
     try:
         uploaded = _send(row, owner, stream)
     except UploadError as error:
         log.warning("file %s was not delivered: %s", row.id, error.detail)
         metrics().failed(type(error).__name__)
-        _fail(row, owner, error.detail, _attempts_for(error) if retry else 1)
+        if _fail(row, owner, error.detail, _attempts_for(error) if retry else 1):
+            error.file_id = row.id
+            return error
     except Exception:
         log.exception("file %s was not delivered", row.id)
         metrics().failed("Unexpected")
         _fail(row, owner, UNEXPECTED, services().config.MAX_ATTEMPTS if retry else 1)
     else:
         _finish(row, owner, uploaded)
+    return None
 
 
 def backoff_seconds(attempts: int) -> float:
@@ -95,14 +101,21 @@ def _send(row: Row[Any], owner: str, stream: Source) -> Uploaded:
     beat = _Heartbeat(row, owner, ferry.config.LEASE_SECONDS)
     if isinstance(stream, PartsUpload):
         return Uploaded(*stream.finish(info, beat))
+    with _source(row, stream) as source:
+        if ferry.scanner:
+            ferry.scanner.scan(source, row.size, beat)
+        return upload_file(ferry.store, source, info, beat)
+
+
+def _source(row: Row[Any], stream: str | None) -> BinaryIO:
+    """The bytes, from the message or from the spool."""
     if stream is not None:
-        return upload_file_from_stream(ferry.store, stream, info, beat)
+        return opened(stream)
     try:
-        spooled = ferry.spool.open(row.id)
+        with services().spool.open(row.id) as spooled:
+            return opened(process_file_to_stream(spooled))
     except FileNotFoundError:
         raise BytesLost("The bytes are not in the spool.") from None
-    with spooled:
-        return upload_file_from_stream(ferry.store, process_file_to_stream(spooled), info, beat)
 
 
 def _finish(row: Row[Any], owner: str, uploaded: Uploaded) -> None:
@@ -127,20 +140,21 @@ def _leave_nothing_of_an_erased(row: Row[Any]) -> None:
         services().store.delete(row.key)
 
 
-def _fail(row: Row[Any], owner: str, reason: str, attempts: int) -> None:
-    """Give the row back for another attempt, as long as it has some left of so many."""
-    if row.attempts < attempts and utcnow() < row.retry_until:
-        if File.give_back(row.id, owner, backoff_seconds(row.attempts), reason):
-            metrics().retries.labels(row.mode).inc()
-    else:
-        File.fail(row.id, owner, reason)
+def _fail(row: Row[Any], owner: str, reason: str, attempts: int) -> bool:
+    """Give the row back for another attempt, if it has any left of so many; False if another run has it."""
+    if row.attempts >= attempts or utcnow() >= row.retry_until:
+        return File.fail(row.id, owner, reason)
+    if not File.give_back(row.id, owner, backoff_seconds(row.attempts), reason):
+        return False
+    metrics().retries.labels(row.mode).inc()
+    return True
 
 
 def _attempts_for(error: UploadError) -> int:
     """How many attempts are worth it: a refusal is checked once more, what may heal is tried to the end."""
     if isinstance(error, StoreRefused):
         return 2
-    return services().config.MAX_ATTEMPTS if isinstance(error, StoreError) else 1
+    return services().config.MAX_ATTEMPTS if isinstance(error, StoreError | ScannerAway) else 1
 
 
 class _Heartbeat:

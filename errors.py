@@ -108,6 +108,18 @@ class BytesLost(UploadError):
     """The accepted bytes are not where they should be; no retry brings them back."""
 
 
+class Infected(UploadError):
+    """The virus scanner has found something in the file."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class ScannerAway(UploadError):
+    """The virus scanner gives no verdict now, and without one nothing is delivered; a retry may heal it."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class StoreError(UploadError):
     """S3 did not take the bytes now; a retry may heal it."""
 

@@ -7,10 +7,9 @@ import hashlib
 import mimetypes
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from werkzeug.utils import secure_filename
 
 from checksum import Crc64Nvme
 from config import MIB
-from errors import BytesLost, InvalidUpload, StoreError, UnsupportedUpload
+from errors import BytesLost, InvalidUpload, StoreError
 from parts import PartsUpload
 from section import CHUNK_BYTES, Section
 from store import ObjectInfo, Progress, Store
@@ -73,25 +72,20 @@ def is_own_key(key: str) -> bool:
     return KEY.fullmatch(key) is not None
 
 
-def media_type(declared: str | None, filename: str, allowed: Sequence[str] = ()) -> str:
+def media_type(declared: str | None, filename: str) -> str:
     """Settle the media type of a file: as declared, or else guessed by its name.
 
     Args:
         declared: the part's Content-Type, if it has one.
         filename: the name as the client sent it.
-        allowed: patterns such as `image/*`; none allows everything.
 
     Raises:
         InvalidUpload: the declared one is no media type.
-        UnsupportedUpload: it is not allowed.
     """
     guessed = mimetypes.guess_type(f"file.{filename.rpartition('.')[2]}")[0]
     content_type = declared or guessed or "application/octet-stream"
     if len(content_type) > MAX_CONTENT_TYPE or not MEDIA_TYPE.fullmatch(content_type):
         raise InvalidUpload("The file's Content-Type is not a media type.")
-    essence = content_type.partition(";")[0].strip().lower()
-    if allowed and not any(fnmatchcase(essence, pattern.lower()) for pattern in allowed):
-        raise UnsupportedUpload(f"Files of type {essence} are not taken.")
     return content_type
 
 
@@ -167,6 +161,13 @@ def upload_file_from_stream(
         ValueError: the text is not base64.
         StoreError: S3 did not take the bytes.
     """
-    if isinstance(stream, str):
-        stream = BytesIO(base64.b64decode(stream, validate=True))
-    return upload_file(store, stream, info, on_progress)
+    return upload_file(store, opened(stream), info, on_progress)
+
+
+def opened(stream: BinaryIO | str) -> BinaryIO:
+    """The bytes of what `process_file_to_stream` made, to be read.
+
+    Raises:
+        ValueError: the text is not base64.
+    """
+    return BytesIO(base64.b64decode(stream, validate=True)) if isinstance(stream, str) else stream

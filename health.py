@@ -15,14 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 import auth
 import bucket
 from database import db, utcnow
-from errors import StoreError
+from errors import ScannerAway, StoreError
 from models import File
 from services import services
 
 log = logging.getLogger(__name__)
 bp = Blueprint("health", __name__)
 
-FAILURES = (SQLAlchemyError, StoreError, OperationalError, RedisError)
+FAILURES = (SQLAlchemyError, StoreError, ScannerAway, OperationalError, RedisError)
 
 
 @bp.get("/healthz")
@@ -41,6 +41,8 @@ def readyz() -> tuple[Response, HTTPStatus]:
         "bucket": _passes(_check_bucket),
         "broker": _passes(_check_broker),
     }
+    if scanner := services().scanner:
+        checks["scanner"] = _passes(scanner.ping)
     ready = all(checks.values())
     oldest = File.oldest_undelivered() if checks["database"] else None
     body = jsonify(

@@ -79,6 +79,9 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     mode: Mapped[str] = mapped_column(String(16))
     size: Mapped[int] = mapped_column(BigInteger)
     content_type: Mapped[str] = mapped_column(String(255))
+    """As the client declares it."""
+    detected_type: Mapped[str] = mapped_column(String(255), server_default="")
+    """As the first bytes tell it; empty in rows from before it was looked at."""
     crc64nvme: Mapped[str] = mapped_column(String(12))
     """Base64 of the CRC64NVME of what was received, as S3 writes it."""
     spool_id: Mapped[str] = mapped_column(String(32))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from flask import Request
 from multipart import (
@@ -21,25 +22,31 @@ from config import MIB, Config
 from digests import Digests
 from errors import InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
 from file import media_type, rename_file
+from sniff import Head, refused_type
 from spool import Incoming
 
 FIELD = "file"
 CHUNK_BYTES = 1 * MIB
 MIN_CHUNK_BYTES = 4 * 1024
 QUICK_SECONDS = 0.1
+MAX_NAME_BYTES = 255  # as in most file systems
 MAX_PARTS = 16
 MAX_PART_HEADER_BYTES = 8 * 1024
 
 Event: TypeAlias = MultipartSegment | bytes | None
 
 
-class Received(NamedTuple):
-    """What the client said of the file it sent, the key that the file gets, and what was computed meanwhile."""
+@dataclass
+class Received:
+    """What the client said of the file it sent, the key that the file gets, and what was found out meanwhile."""
 
     name: str
     content_type: str
     key: str
     digests: Digests
+    head: Head = field(default_factory=Head)
+    detected_type: str = ""
+    """The media type that its first bytes tell; empty until they are here."""
 
 
 def declared_length(request: Request, max_bytes: int) -> int:
@@ -87,9 +94,13 @@ def receive_file(
             in_file = event.filename is not None or event.name == FIELD
             if in_file:
                 received = _accept(event, received, config, also_digest)
-        elif in_file and event and received:
-            incoming.write(event)
-            received.digests.update(event)
+        elif in_file and received:
+            if event:
+                incoming.write(event)
+                received.digests.update(event)
+                received.head.update(event)
+            if not received.detected_type and (event is None or received.head.is_full):
+                _settle_type(received, config)
             on_chunk(received)
     if received is None:
         raise InvalidUpload(f"The form has no file in the field '{FIELD}'.")
@@ -105,13 +116,23 @@ def _accept(
         raise InvalidUpload(f"Send exactly one file, in the field '{FIELD}'.")
     if part.filename is None:
         raise InvalidUpload(f"The field '{FIELD}' holds text, not a file.")
+    if len(part.filename.encode()) > MAX_NAME_BYTES:
+        raise InvalidUpload(f"A file's name may have {MAX_NAME_BYTES} bytes at most.")
     key = config.S3_KEY_PREFIX + rename_file(part.filename)
     return Received(
         name=part.filename,
-        content_type=media_type(part.header("Content-Type"), part.filename, config.ALLOWED_CONTENT_TYPES),
+        content_type=media_type(part.header("Content-Type"), part.filename),
         key=key,
         digests=Digests(partial(_field, part), also_digest),
     )
+
+
+def _settle_type(received: Received, config: Config) -> None:
+    """Tell the type by the first bytes, and go no further with a file that is not taken."""
+    received.detected_type = received.head.detect()
+    types = received.content_type, received.detected_type
+    if refused := refused_type(*types, config.ALLOWED_CONTENT_TYPES, config.DENIED_CONTENT_TYPES):
+        raise UnsupportedUpload(f"Files of type {refused} are not taken.")
 
 
 def _field(part: MultipartSegment, name: str) -> str | None:

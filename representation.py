@@ -35,6 +35,7 @@ def file_json(row: File | Row[Any]) -> dict[str, Any]:
         "key": row.key,
         "size": row.size,
         "content_type": row.content_type,
+        "detected_type": row.detected_type,
         "sha256": row.sha256,
         "bytes_sent": row.bytes_sent,
         "attempts": row.attempts,

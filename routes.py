@@ -155,6 +155,7 @@ def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> F
         mode=mode,
         size=incoming.size,
         content_type=received.content_type,
+        detected_type=received.detected_type,
         crc64nvme=incoming.crc64nvme,
         spool_id=ferry.spool.id,
         upload_status=UploadStatus.PENDING,

@@ -11,6 +11,7 @@ import logs
 from bell import Bell
 from config import Config, make_celery
 from pool import UploadPool
+from scan import Scanner
 from spool import Spool
 from store import Store
 from throttle import Throttle
@@ -29,6 +30,8 @@ class Services:
     throttle: Throttle
     bell: Bell
     hub: Hub
+    scanner: Scanner | None
+    """What must find nothing in a file before it is delivered, if there is one."""
     leases: dict[str, str] = field(default_factory=dict)
     """The runs of this process: File id to lease owner."""
 
@@ -54,6 +57,7 @@ def init_app(app: Flask, config: Config) -> None:
         throttle=Throttle(config.CELERY_BROKER_URL, config.KEY_REQUESTS_PER_MINUTE),
         bell=bell,
         hub=Hub(bell),
+        scanner=Scanner(config.CLAMD_ADDRESS, config.CLAMD_MAX_BYTES) if config.CLAMD_ADDRESS else None,
     )
 
 

@@ -40,6 +40,7 @@ REFUSING = {
 }
 # A HEAD answer has no body to name the error.
 HEAD_CODES = {"403": "AccessDenied", "404": "NoSuchBucket"}
+DISPOSITION = "attachment"  # a browser must not run what somebody uploaded
 CONNECT_SECONDS = 3
 READ_SECONDS = 20
 
@@ -117,6 +118,7 @@ class Store:
                 Key=info.key,
                 Body=body,
                 ContentType=info.content_type,
+                ContentDisposition=DISPOSITION,
                 IfNoneMatch="*",
                 **self._checksum(info.crc64nvme),
             )
@@ -133,7 +135,11 @@ class Store:
         full: Any = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
         with translated_errors():
             return self.client.create_multipart_upload(
-                Bucket=self.bucket, Key=key, ContentType=content_type, **(full if self._has_checksums else {})
+                Bucket=self.bucket,
+                Key=key,
+                ContentType=content_type,
+                ContentDisposition=DISPOSITION,
+                **(full if self._has_checksums else {}),
             )["UploadId"]
 
     def put_part(self, key: str, upload_id: str, number: int, section: Section) -> Part:

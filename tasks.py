@@ -50,7 +50,8 @@ class InlineRun(Run):
         self._ahead: PartsUpload | None = None
 
     def arrived(self, received: Received, incoming: Incoming) -> None:
-        if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES:
+        # What must be scanned first cannot go ahead.
+        if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES and not services().scanner:
             self._ahead = PartsUpload(
                 services().store,
                 incoming.path,
@@ -64,9 +65,11 @@ class InlineRun(Run):
 
     def hand_off(self, row: File | Row[Any]) -> None:
         try:
-            deliver(row.id, self._ahead, retry=False)
+            failure = deliver(row.id, self._ahead, retry=False)
         finally:
             self.give_up()  # for the case that it could not be delivered by this run
+        if failure:
+            raise failure
 
     def give_up(self) -> None:
         if self._ahead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ from sqlalchemy import create_engine, text
 
 import embedded
 from app import create_app
+from errors import ScannerAway
+from scan import Scanner
 
 ROOT = Path(__file__).parent.parent
 BUCKET = "tests"
@@ -211,6 +214,42 @@ class PostgresServer(Service):
             return False
 
         wait_for(answers, what="postgres")
+
+
+class Clamd(Service):
+    """ClamAV's daemon with one signature of our own, on a socket and a port."""
+
+    def __init__(self, folder: Path, signature: bytes, max_bytes: int) -> None:
+        self.program = shutil.which("clamd", path=f"{os.environ['PATH']}:/usr/sbin")
+        home = folder / "clamd"
+        home.mkdir()
+        (home / "local.ndb").write_text(f"Local.Test.EICAR:0:*:{signature.hex()}\n")
+        self.port = embedded.free_port()
+        self.socket = home / "socket"
+        options = {
+            "DatabaseDirectory": home,
+            "TemporaryDirectory": home,
+            "LocalSocket": self.socket,
+            "TCPSocket": self.port,
+            "TCPAddr": "127.0.0.1",
+            "StreamMaxLength": max_bytes,
+            "Foreground": "yes",
+            "User": getpass.getuser(),
+        }
+        config = home / "clamd.conf"
+        config.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+        super().__init__("clamd", [str(self.program), "-c", str(config)], {}, folder / "clamd.log")
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+
+        def answers() -> bool:
+            with suppress(ScannerAway):
+                Scanner(f"unix:{self.socket}", 1).ping()
+                return True
+            return False
+
+        wait_for(answers, what="clamd")
 
 
 class Web(Service):
