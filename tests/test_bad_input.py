@@ -220,7 +220,7 @@ def test_a_connection_that_is_reset_leaves_nothing(live: Live) -> None:
     wait_for(lambda: live.leftovers() == before, what="clean spool")
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 def test_another_method_is_refused(live: Live, method: str) -> None:
     answer = requests.request(method, f"{live.web.url}/async_upload", timeout=20)
     see_problem(answer, 405)
