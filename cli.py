@@ -1,4 +1,4 @@
-"""Commands for whoever runs the service: `flask create-bucket`, `reconcile`, `s3-doctor`, `set-lifecycle`."""
+"""The commands of `flask`: the operator's, and the client's `upload` and `watch`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flask import Flask
 from flask.cli import with_appcontext
 
 import bucket
+from client_cli import upload, watch
 from config import CHECKSUM_MODES
 from doctor import examine
 from errors import StoreError
@@ -19,7 +20,7 @@ from services import services
 
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
-    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile):
+    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, upload, watch):
         app.cli.add_command(command)
 
 
