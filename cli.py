@@ -1,4 +1,4 @@
-"""Commands for whoever runs the service: `flask keys`, `create-bucket`, `reconcile`, `s3-doctor` and others."""
+"""The commands of `flask`: the operator's, and the client's `upload` and `watch`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flask.cli import AppGroup, with_appcontext
 
 import auth
 import bucket
+from client_cli import upload, watch
 from config import CHECKSUM_MODES
 from doctor import examine
 from errors import StoreError
@@ -20,7 +21,7 @@ from services import services
 
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
-    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, keys):
+    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, keys, upload, watch):
         app.cli.add_command(command)
 
 

@@ -1,0 +1,359 @@
+"""The client: a Ferryman's HTTP for other programs, in one file that they can take along; needs requests."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import runpy
+import secrets
+import shutil
+import string
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Self, TypeAlias, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import requests
+from requests.auth import AuthBase
+from urllib3.exceptions import InvalidHeader
+from urllib3.fields import RequestField
+from urllib3.util import Retry
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256 * 1024
+CONNECT_SECONDS = 15  # also how long the service may take nothing of what is sent
+ANSWER_SECONDS = 120
+WAIT_SECONDS = 20
+POLL_SECONDS, MAX_POLL_SECONDS = 0.2, 2.0
+PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 8.0
+MAY_PASS = (408, 429, 502, 503, 504)
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called with the bytes sent so far and all there are; when an upload is tried again, they start from 0."""
+
+Result = TypeVar("Result")
+
+
+class File(NamedTuple):
+    """A File as the service shows it; what the service does not tell is None."""
+
+    id: str
+    name: str
+    upload_status: str
+    mode: str
+    url: str | None
+    key: str
+    size: int
+    content_type: str
+    detected_type: str | None
+    sha256: str | None
+    bytes_sent: int | None
+    attempts: int
+    error: str | None
+    created_at: str
+    updated_at: str
+    completed_at: str | None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the delivery is over, well or not."""
+        return self.upload_status in ("COMPLETE", "ERROR")
+
+
+class ClientError(Exception):
+    """What was asked for did not come about."""
+
+    retry_after: float | None = None
+    """Seconds after which it may go better; None if it will not."""
+
+
+class Unreachable(ClientError):
+    """The service does not answer."""
+
+    retry_after = 0.0
+
+
+class TimedOut(ClientError):
+    """The service answers, but the time is up."""
+
+
+class Problem(ClientError):
+    """The service refuses.
+
+    Args:
+        status: HTTP status code.
+        detail: the service's own sentence about it.
+        file_id: the File that tells more, where there is one.
+    """
+
+    def __init__(self, status: int, detail: str, file_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.file_id = file_id
+
+
+class Client:
+    """One Ferryman, for one thread at a time.
+
+    Args:
+        address: where it is, such as http://localhost:5000.
+        key: its API key, if it wants one.
+        patience: seconds that a call may pause in all, to try again while the service does not answer or is busy.
+
+    Raises:
+        ValueError: the address or the key cannot be one.
+    """
+
+    def __init__(self, address: str, key: str | None = None, patience: float = 30) -> None:
+        if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
+            raise ValueError(f"The address of a Ferryman starts with http:// or https://, not {address!r}.")
+        self._address = address.rstrip("/")
+        self._patience = patience
+        self._session = requests.Session()
+        if key:
+            self._session.auth = _Bearer(key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def upload(
+        self,
+        source: str | os.PathLike[str] | IO[bytes],
+        mode: str = "async",
+        name: str | None = None,
+        on_progress: Progress = lambda sent, size: None,
+    ) -> File:
+        """Upload a file once, however often its way there breaks.
+
+        Args:
+            source: a path, or a stream, which is sent from where it stands; it is read in small pieces.
+            mode: normal, async or celery.
+            name: its name there; by default the source's own.
+            on_progress: told how far it is.
+
+        Returns:
+            The File: settled in normal mode, else as it was accepted.
+
+        Raises:
+            Problem: it is refused, or in normal mode S3 does not take it; then `file_id` has a File.
+            Unreachable: the service does not answer.
+            OSError: the source cannot be read.
+        """
+        with ExitStack() as opened:
+            stream = opened.enter_context(open(source, "rb")) if isinstance(source, str | os.PathLike) else source
+            name = name or os.path.basename(str(getattr(stream, "name", "")))
+            if not stream.seekable():
+                stream = opened.enter_context(_spooled(stream))
+            form = _Form(stream, name, on_progress)
+            headers = {"Content-Type": form.content_type, "Idempotency-Key": secrets.token_hex(16)}
+            try:
+                return self._file(self._ask("POST", f"/{mode}_upload", data=form, headers=headers))
+            except Problem as problem:
+                # An earlier try got through, though its answer did not, and S3 still has to take the file.
+                if problem.status != HTTPStatus.CONFLICT or not problem.file_id:
+                    raise
+                return list(self.watch(problem.file_id))[-1]
+
+    def file(self, file_id: str) -> File:
+        """Read a File."""
+        return self._file(self._ask("GET", f"/files/{file_id}"))
+
+    def watch(self, file_id: str, timeout: float = math.inf) -> Iterator[File]:
+        """Follow a File, state by state, until it is COMPLETE or ERROR.
+
+        Args:
+            file_id: the File's id.
+            timeout: seconds after which it gives up.
+
+        Raises:
+            TimedOut: they are over.
+            Unreachable: the service does not answer any more.
+
+        Source: RFC 7240, section 4.3, for `Prefer: wait`; a service that does not wait is asked again and again.
+        """
+        deadline = time.monotonic() + timeout
+        last, pause = None, POLL_SECONDS
+        headers: dict[str, str] = {}
+        while (now := time.monotonic()) < deadline:
+            answer = self._ask("GET", f"/files/{file_id}", headers=headers)
+            if answer.status_code != HTTPStatus.NOT_MODIFIED and (file := self._file(answer)) != last:
+                yield file
+                if file.is_settled:
+                    return
+                last, pause = file, POLL_SECONDS
+            else:
+                pause = min(pause * 2, MAX_POLL_SECONDS)
+            if etag := answer.headers.get("ETag"):
+                headers["If-None-Match"] = etag
+            headers["Prefer"] = f"wait={math.ceil(min(WAIT_SECONDS, max(deadline - now, 1)))}"
+            time.sleep(max(min(now + pause, deadline) - time.monotonic(), 0))
+        raise TimedOut(f"After {timeout:.0f} s the file is still {last.upload_status if last else 'unknown'}.")
+
+    def retry(self, file_id: str) -> File:
+        """Have a file delivered again that ended in ERROR."""
+        return self._file(self._ask("POST", f"/files/{file_id}/retry"))
+
+    def delete(self, file_id: str) -> None:
+        """Remove a File and its object."""
+        self._ask("DELETE", f"/files/{file_id}")
+
+    def files(self, **filters: str) -> Iterator[File]:
+        """All Files, the newest first.
+
+        Args:
+            filters: `status`, `mode`, and `name` for a part of the name.
+        """
+        path = f"/files?{urlencode(filters)}"
+        while path:
+            page = self._ask("GET", path).json()
+            yield from map(_as_file, page["files"])
+            path = page["next"]
+
+    def download(self, file_id: str, target: str | os.PathLike[str]) -> None:
+        """Write a file's content to a path, which gets it whole or not at all."""
+        part = Path(f"{os.fspath(target)}.part")
+        try:
+            self._patiently(lambda: self._fetch(f"/files/{file_id}/content", part))
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _fetch(self, path: str, target: Path) -> None:
+        request = {"stream": True, "allow_redirects": True, "headers": {"Accept-Encoding": "identity"}}
+        with self._once("GET", path, **request) as answer, target.open("wb") as file:
+            try:
+                for chunk in answer.iter_content(CHUNK_BYTES):
+                    file.write(chunk)
+            except requests.RequestException as error:
+                raise Unreachable("The download broke off.") from error
+
+    def _file(self, answer: requests.Response) -> File:
+        try:
+            return _as_file(answer.json())
+        except (ValueError, AttributeError) as error:
+            raise ClientError(f"What answers at {self._address} is no Ferryman.") from error
+
+    def _ask(self, method: str, path: str, **request: Any) -> requests.Response:
+        return self._patiently(lambda: self._once(method, path, **request))
+
+    def _patiently(self, call: Callable[[], Result]) -> Result:
+        """Call again what may go better next time."""
+        left, pause = self._patience, PAUSE_SECONDS
+        while True:
+            try:
+                return call()
+            except ClientError as error:
+                if error.retry_after is None:
+                    raise
+                seconds = max(error.retry_after, pause * random.uniform(0.5, 1.5))
+                if seconds > left:
+                    raise
+                log.warning("%s Trying again in %.1f s.", error, seconds)
+            time.sleep(seconds)
+            left, pause = left - seconds, min(pause * 2, MAX_PAUSE_SECONDS)
+
+    def _once(self, method: str, path: str, **request: Any) -> requests.Response:
+        request = {"allow_redirects": False, "timeout": (CONNECT_SECONDS, ANSWER_SECONDS), **request}
+        try:
+            answer = self._session.request(method, self._address + path, **request)
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            raise Unreachable(f"{self._address} does not answer.") from error
+        if answer.status_code < 300 or answer.status_code == HTTPStatus.NOT_MODIFIED:
+            return answer
+        raise _problem(answer, is_upload="data" in request)
+
+
+class _Bearer(AuthBase):
+    """Shows the key; a plain header would give way to ~/.netrc."""
+
+    def __init__(self, key: str) -> None:
+        if not set(key) <= set(string.ascii_letters + string.digits + "-._~+/="):  # RFC 6750, section 2.1
+            raise ValueError("The key holds characters that no key has.")
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+class _Form:
+    """One file as multipart/form-data, read anew from its start whenever it is sent (RFC 7578)."""
+
+    def __init__(self, stream: IO[bytes], name: str, on_progress: Progress) -> None:
+        boundary = secrets.token_hex(16)
+        field = RequestField("file", b"", name)
+        field.make_multipart()
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._head = f"--{boundary}\r\n{field.render_headers()}".encode(errors="replace")
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self._stream = stream
+        self._start = stream.tell()
+        self._size = stream.seek(0, os.SEEK_END) - self._start
+        self._on_progress = on_progress
+
+    def __len__(self) -> int:
+        return len(self._head) + self._size + len(self._tail)
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._stream.seek(self._start)
+        sent = 0
+        yield self._head
+        while sent < self._size:
+            chunk = self._stream.read(min(CHUNK_BYTES, self._size - sent))
+            if not chunk:
+                raise ClientError("The file became shorter while it was sent.")
+            self._on_progress(sent, self._size)
+            yield chunk
+            sent += len(chunk)
+        yield self._tail
+        self._on_progress(sent, self._size)
+
+
+def _spooled(stream: IO[bytes]) -> IO[bytes]:
+    """Keep a stream that can be read only once where it can be read again."""
+    kept = tempfile.TemporaryFile()
+    shutil.copyfileobj(stream, kept)
+    kept.seek(0)
+    return kept
+
+
+def _as_file(body: dict[str, Any]) -> File:
+    if not body.get("id"):
+        raise ValueError("A File has an id.")
+    return File._make(map(body.get, File._fields))
+
+
+def _problem(answer: requests.Response, is_upload: bool) -> Problem:
+    """Read a refusal, and whether it may pass."""
+    is_told = answer.headers.get("Content-Type", "").startswith("application/problem+json")
+    body = answer.json() if is_told else {}
+    detail = body.get("detail") or f"The service answers {answer.status_code} {answer.reason}."
+    problem = Problem(answer.status_code, detail, body.get("file_id"))
+    # The upload's Idempotency-Key is its own, so a conflict is with its own earlier try. What has a File does not
+    # change by being sent again.
+    may_pass = problem.status in MAY_PASS or (is_upload and problem.status == HTTPStatus.CONFLICT)
+    if may_pass and not problem.file_id:
+        problem.retry_after = _seconds(answer.headers.get("Retry-After", "0"))
+    return problem
+
+
+def _seconds(retry_after: str) -> float:
+    try:
+        return Retry().parse_retry_after(retry_after)
+    except InvalidHeader:
+        return 0
+
+
+if __name__ == "__main__":
+    runpy.run_path(str(Path(__file__).with_name("client_cli.py")), run_name="__main__")
