@@ -21,7 +21,9 @@ import routes
 import services
 import streams
 import throttle
+import webhooks
 from config import Config
+from notify import SENDERS
 
 
 class JSONProvider(DefaultJSONProvider):
@@ -43,13 +45,14 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     config = Config.from_mapping(os.environ if env is None else env)
     app = Flask(__name__)
     app.json = JSONProvider(app)
-    threads = config.WEB_THREADS + config.UPLOAD_THREADS + 1  # requests, deliveries, the sweep
+    threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 1  # requests, deliveries, webhooks, the sweep
     database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, database.db)
     services.init_app(app, config)
     errors.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
+    webhooks.init_app(app)
     for blueprint in (routes.bp, listing.bp, content.bp, streams.bp, health.bp):
         app.register_blueprint(blueprint)
     cli.init_app(app)

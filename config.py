@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -10,6 +11,7 @@ from typing import Any, Self, get_type_hints
 
 from celery import Celery, Task
 from kombu import Queue
+from urllib3.util import parse_url
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -17,6 +19,7 @@ DEFAULT_QUEUE = "ferryman"
 PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
 CHECKSUM_MODES = ("crc64nvme", "readback")
 AUTH_MODES = ("required", "open")
+WEBHOOK_SECRET_PREFIX = "whsec_"
 
 
 class ConfigError(ValueError):
@@ -86,6 +89,8 @@ class Config:
     MAX_ATTEMPTS: int = _at_least(1, 2000)
     RETRY_WINDOW_SECONDS: int = _at_least(0, 24 * 3600)
     ERROR_RETENTION_SECONDS: int = _at_least(0, 7 * 24 * 3600)
+    WEBHOOK_URL: str | None = field(default=None, repr=False)
+    WEBHOOK_SECRET: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_mapping(cls, source: Mapping[str, str]) -> Self:
@@ -109,6 +114,10 @@ class Config:
             raise ConfigError("AWS_ACCESS_KEY and AWS_ACCESS_SECRET must be set together.")
         if self.S3_KEY_PREFIX and not PREFIX.fullmatch(self.S3_KEY_PREFIX):
             raise ConfigError("S3_KEY_PREFIX must be folders such as uploads/ with a slash at the end.")
+        if self.WEBHOOK_URL and not _is_web_address(self.WEBHOOK_URL):
+            raise ConfigError("WEBHOOK_URL must be an http:// or https:// address, without a user's name in it.")
+        if self.WEBHOOK_URL and not _is_webhook_secret(self.WEBHOOK_SECRET or ""):
+            raise ConfigError("WEBHOOK_SECRET must be whsec_ and the base64 of 24 to 64 random bytes.")
         if not self.S3_BUCKET_BASE_URL:
             object.__setattr__(self, "S3_BUCKET_BASE_URL", self._bucket_address())
 
@@ -131,6 +140,23 @@ def _cast(setting: Field[Any], text: str, cast: Callable[[str], Any]) -> Any:
         known = ", ".join(setting.metadata["choices"])
         raise ConfigError(f"{setting.name} must be one of {known}, not {text!r}.")
     return value
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        url = parse_url(text)
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host) and not url.auth
+
+
+def _is_webhook_secret(text: str) -> bool:
+    """Source: https://www.standardwebhooks.com, "Signature scheme"."""
+    try:
+        key = base64.b64decode(text.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
+    except ValueError:
+        return False
+    return text.startswith(WEBHOOK_SECRET_PREFIX) and 24 <= len(key) <= 64
 
 
 def spool_queue(spool_id: str) -> str:
