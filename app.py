@@ -26,7 +26,9 @@ import scrape
 import services
 import streams
 import throttle
+import webhooks
 from config import Config
+from notify import SENDERS
 from tasks import RUNS
 
 
@@ -52,13 +54,14 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     logs.init_app(app)
     headers.init_app(app)
     metrics.init_app(app, RUNS)
-    threads = config.WEB_THREADS + config.UPLOAD_THREADS + 1  # requests, deliveries, the sweep
+    threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 1  # requests, deliveries, webhooks, the sweep
     database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, database.db)
     services.init_app(app, config)
     errors.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
+    webhooks.init_app(app)
     for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, streams.bp, health.bp, scrape.bp):
         app.register_blueprint(blueprint)
     cli.init_app(app)

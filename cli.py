@@ -11,6 +11,7 @@ from flask.cli import AppGroup, with_appcontext
 
 import auth
 import bucket
+import webhooks
 from client_cli import upload, watch
 from config import CHECKSUM_MODES
 from doctor import examine
@@ -21,7 +22,7 @@ from services import services
 
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
-    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, keys, upload, watch):
+    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, keys, hooks, upload, watch):
         app.cli.add_command(command)
 
 
@@ -126,3 +127,31 @@ def revoke_key(key_id: str) -> None:
     """Let the key open nothing from now on; ID is what `list` shows, or the middle part of the key."""
     if not auth.revoke_key(key_id):
         raise click.ClickException("There is no live key with this id.")
+
+
+hooks = AppGroup("webhooks", help="Messages about files to WEBHOOK_URL.")
+
+
+@hooks.command("list")
+@click.option("--failed", is_flag=True, help="Only those whose last attempt failed.")
+def list_webhooks(failed: bool) -> None:
+    """Show the messages of the last week, oldest first, and what became of them."""
+    for message in webhooks.log(failed):
+        click.echo(
+            f"{message.id}  {message.created_at:%Y-%m-%dT%H:%M:%SZ}  {message.type:13}  {message.file_id}"
+            f"  {message.attempts:2}  {webhooks.state(message):9}  {message.last_error or ''}".rstrip()
+        )
+
+
+@hooks.command("redeliver")
+@click.argument("ids", metavar="ID...", nargs=-1)
+@click.option("--failed", is_flag=True, help="All whose last attempt failed.")
+def redeliver_webhooks(ids: tuple[str, ...], failed: bool) -> None:
+    """Send messages once more, with all their attempts anew; ID is what `list` shows."""
+    if bool(ids) == failed:
+        raise click.UsageError("Name messages by their ID, or take all with --failed.")
+    wanted = [message.id for message in webhooks.log(failed=True)] if failed else ids
+    unknown = [message_id for message_id in wanted if not webhooks.redeliver(message_id)]
+    click.echo(f"{len(wanted) - len(unknown)} will be sent again.")
+    if unknown:
+        raise click.ClickException(f"There is no message {', '.join(unknown)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -10,6 +11,7 @@ from typing import Any, Self, get_type_hints
 
 from celery import Celery, Task
 from kombu import Queue
+from urllib3.util import parse_url
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -20,6 +22,7 @@ CHECKSUM_MODES = ("crc64nvme", "readback")
 AUTH_MODES = ("required", "open")
 LOG_FORMATS = ("json", "text")
 LOG_LEVELS = ("debug", "info", "warning")
+WEBHOOK_SECRET_PREFIX = "whsec_"
 
 
 class ConfigError(ValueError):
@@ -95,6 +98,8 @@ class Config:
     ERROR_RETENTION_SECONDS: int = _at_least(0, 7 * 24 * 3600)
     LOG_FORMAT: str = field(default="json", metadata={"choices": LOG_FORMATS})
     LOG_LEVEL: str = field(default="info", metadata={"choices": LOG_LEVELS})
+    WEBHOOK_URL: str | None = field(default=None, repr=False)
+    WEBHOOK_SECRET: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_mapping(cls, source: Mapping[str, str]) -> Self:
@@ -123,6 +128,10 @@ class Config:
             raise ConfigError("S3_KEY_PREFIX must be folders such as uploads/ with a slash at the end.")
         if self.CLAMD_ADDRESS and not CLAMD.fullmatch(self.CLAMD_ADDRESS):
             raise ConfigError("CLAMD_ADDRESS must be host:port or unix:/path.")
+        if self.WEBHOOK_URL and not _is_web_address(self.WEBHOOK_URL):
+            raise ConfigError("WEBHOOK_URL must be an http:// or https:// address, without a user's name in it.")
+        if self.WEBHOOK_URL and not _is_webhook_secret(self.WEBHOOK_SECRET or ""):
+            raise ConfigError("WEBHOOK_SECRET must be whsec_ and the base64 of 24 to 64 random bytes.")
         if not self.S3_BUCKET_BASE_URL:
             object.__setattr__(self, "S3_BUCKET_BASE_URL", self._bucket_address())
 
@@ -162,6 +171,23 @@ def _cast(setting: Field[Any], text: str, shown: str, cast: Callable[[str], Any]
         known = ", ".join(setting.metadata["choices"])
         raise ConfigError(f"{setting.name} must be one of {known}, not {shown}.")
     return value
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        url = parse_url(text)
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host) and not url.auth
+
+
+def _is_webhook_secret(text: str) -> bool:
+    """Source: https://www.standardwebhooks.com, "Signature scheme"."""
+    try:
+        key = base64.b64decode(text.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
+    except ValueError:
+        return False
+    return text.startswith(WEBHOOK_SECRET_PREFIX) and 24 <= len(key) <= 64
 
 
 def spool_queue(spool_id: str) -> str:

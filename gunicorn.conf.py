@@ -9,6 +9,7 @@ from dotenv import load_dotenv
 from gunicorn.glogging import Logger
 
 import logs
+from notify import Sender
 from sweep import Sweeper
 from watch import MAX_WATCHERS
 
@@ -52,13 +53,14 @@ class logger_class(Logger):  # type: ignore[misc]  # noqa: N801
 
 
 def post_worker_init(worker: Any) -> None:
-    """Sweep from the start of a process on: what an earlier one left is taken up at once."""
-    worker.sweeper = Sweeper(worker.app.callable)
-    worker.sweeper.start()
+    """Sweep and send from the start of a process on: what an earlier one left is taken up at once."""
+    worker.parts = [Sender(worker.app.callable), Sweeper(worker.app.callable)]
+    for part in worker.parts:
+        part.start()
     worker.at_stop = worker.app.callable.extensions["ferryman"].hub.close
 
 
 def worker_exit(server: object, worker: Any) -> None:
     """Let running deliveries finish, and give back what does not."""
-    if hasattr(worker, "sweeper"):
-        worker.sweeper.stop()
+    for part in getattr(worker, "parts", ()):
+        part.stop()

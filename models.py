@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from blinker import Namespace
+from flask import current_app
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -34,6 +36,9 @@ import events
 from database import BATCH, UtcDateTime, batched, db, utcnow, writing
 
 LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
+
+file_ended = Namespace().signal("file-ended")
+"""A file has become COMPLETE or ERROR; sent by the app with `connection` and `file_id`, in that transaction."""
 
 
 class UploadStatus(enum.StrEnum):
@@ -203,14 +208,13 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def complete(cls, file_id: str, owner: str, url: str, sha256: str) -> bool:
         """PROCESSING -> COMPLETE; False if the run has lost its lease."""
-        return cls._move(
+        return cls._end(
             file_id,
-            cls._held_by(owner),
+            owner,
             upload_status=UploadStatus.COMPLETE,
             url=url,
             sha256=sha256,
             error=None,
-            lease_owner=None,
             completed_at=utcnow(),
             bytes_sent=cls.size,
         )
@@ -218,13 +222,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def fail(cls, file_id: str, owner: str, error: str) -> bool:
         """PROCESSING -> ERROR, with a reason a client may read; False if the run has lost its lease."""
-        return cls._move(
-            file_id,
-            cls._held_by(owner),
-            upload_status=UploadStatus.ERROR,
-            error=error,
-            lease_owner=None,
-        )
+        return cls._end(file_id, owner, upload_status=UploadStatus.ERROR, error=error)
 
     @classmethod
     def give_back(cls, file_id: str, owner: str, delay_seconds: float, error: str | None = None) -> bool:
@@ -334,10 +332,30 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         cls, file_id: str, where: Sequence[ColumnElement[bool]], event: str | None = events.STATUS, **values: Any
     ) -> bool:
         with writing(), db.engine.begin() as connection:
-            moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
-            if moved and event:
-                events.record(connection, file_id, event)
-            return moved
+            return cls._move_in(connection, file_id, where, event, **values)
+
+    @classmethod
+    def _end(cls, file_id: str, owner: str, **values: Any) -> bool:
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        with writing(), db.engine.begin() as connection:
+            ended = cls._move_in(connection, file_id, cls._held_by(owner), lease_owner=None, **values)
+            if ended:
+                file_ended.send(app, connection=connection, file_id=file_id)
+            return ended
+
+    @classmethod
+    def _move_in(
+        cls,
+        connection: Connection,
+        file_id: str,
+        where: Sequence[ColumnElement[bool]],
+        event: str | None = events.STATUS,
+        **values: Any,
+    ) -> bool:
+        moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
+        if moved and event:
+            events.record(connection, file_id, event)
+        return moved
 
 
 # Made once: building a statement takes as long as running it.

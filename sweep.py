@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import events
 import idempotency
 import quota
+import webhooks
 from database import utcnow
 from erase import remove_erased
 from models import File, UploadStatus
@@ -48,6 +49,7 @@ def clean() -> None:
     idempotency.forget_old()
     quota.forget_lapsed()
     events.forget_old()
+    webhooks.forget_old()
 
 
 class Sweeper:

@@ -1,0 +1,113 @@
+"""Sending messages to the webhook: signed, with patience for a receiver that is away, beside all other work."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from http import HTTPStatus
+from typing import Any
+
+import urllib3
+from flask import Flask
+from sqlalchemy import Row
+from sqlalchemy.exc import SQLAlchemyError
+from standardwebhooks import Webhook as Signer
+from urllib3.exceptions import HTTPError
+
+import webhooks
+from config import Config
+from database import utcnow
+
+log = logging.getLogger(__name__)
+
+SENDERS = 4  # so that one slow answer does not hold up the others
+LOOK_SECONDS = 1.0
+CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
+LEASE_SECONDS = 60.0  # longer than any attempt
+STOP_SECONDS = 2.0  # with what deliveries may take, less than gunicorn's graceful_timeout
+MINUTE, HOUR = 60, 3600
+PAUSES = (5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR)
+"""Seconds between attempts; after the last one a message is given up.
+
+Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+
+class Sender:
+    """Sends what is due in threads of its own, from the process's start to its stop; none without a WEBHOOK_URL.
+
+    Args:
+        app: the app whose messages it sends.
+    """
+
+    def __init__(self, app: Flask) -> None:
+        config: Config = app.extensions["ferryman"].config
+        self._app = app
+        self._url, self._secret = config.WEBHOOK_URL or "", config.WEBHOOK_SECRET or ""
+        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+        self._http = urllib3.PoolManager(timeout=timeout, retries=False, maxsize=SENDERS)
+        self._stopping = threading.Event()
+        senders = range(SENDERS if self._url else 0)
+        self._threads = [threading.Thread(target=self._run, name=f"webhook-{i}", daemon=True) for i in senders]
+
+    def start(self) -> None:
+        """Send at once what is due, and then again and again."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more; what a slow receiver does not answer soon is sent again when its lease is over."""
+        self._stopping.set()
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def send_due(self) -> None:
+        """Send what is due, one after the other."""
+        while not self._stopping.is_set() and (message := webhooks.claim(LEASE_SECONDS)):
+            self._send(message)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with self._app.app_context():
+                try:
+                    self.send_due()
+                except SQLAlchemyError as error:
+                    log.warning("webhooks cannot be read or written now: %s", error)
+            self._stopping.wait(LOOK_SECONDS)
+
+    def _send(self, message: Row[Any]) -> None:
+        try:
+            status = self._post(message)
+        except HTTPError as error:
+            self._fail(message, f"No answer ({type(error).__name__}).")  # its text would show the address
+            return
+        if 200 <= status < 300:
+            webhooks.succeed(message)
+        else:
+            self._fail(message, f"Answered {status}.", is_final=status == HTTPStatus.GONE)
+
+    def _post(self, message: Row[Any]) -> int:
+        now = utcnow()
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "Ferryman",
+            "webhook-id": message.id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Signer(self._secret).sign(message.id, now, message.body),
+        }
+        body = message.body.encode()
+        # Nobody reads the answer's body, which could be of any length.
+        with self._http.request(
+            "POST", self._url, body=body, headers=headers, redirect=False, preload_content=False
+        ) as answer:
+            return answer.status
+
+    def _fail(self, message: Row[Any], error: str, is_final: bool = False) -> None:
+        log.warning("webhook %s, attempt %d: %s", message.id, message.attempts, error)
+        if is_final or message.attempts > len(PAUSES):
+            webhooks.give_up(message, error)
+        else:
+            webhooks.postpone(message, random.uniform(0.9, 1.1) * PAUSES[message.attempts - 1], error)
