@@ -17,6 +17,7 @@ import database
 import errors
 import health
 import listing
+import openapi
 import routes
 import services
 import streams
@@ -52,6 +53,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     throttle.init_app(app)
     for blueprint in (routes.bp, listing.bp, content.bp, streams.bp, health.bp):
         app.register_blueprint(blueprint)
+    openapi.init_app(app)
     cli.init_app(app)
     if config.TRUSTED_PROXIES:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=config.TRUSTED_PROXIES)  # type: ignore[method-assign]

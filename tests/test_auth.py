@@ -19,7 +19,7 @@ from tests.conftest import made_app
 from tests.stack import RedisServer, wait_for
 
 NO_SUCH_ID = "0" * 32
-PUBLIC = {"/", "/healthz", "/readyz", "/static/<path:filename>"}
+PUBLIC = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>"}
 
 
 @pytest.fixture
