@@ -7,7 +7,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak scale load bench bench-quick pictures check format clean
+.PHONY: help run test faults soak scale load bench bench-quick pictures check format clean openapi
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ bench-quick: .venv/bench ## The same with few samples, in under 2 minutes
 
 pictures: .venv/test ## Make the pictures of the page for the docs
 	@$(BIN)/python -m tests.pictures
+
+openapi: .venv/test ## Publish the API's document as docs/openapi.json
+	@S3_BUCKET_NAME=any SPOOL_DIR=var/openapi $(BIN)/python -c 'import json, app; print(json.dumps(app.create_app().extensions["openapi"], indent=2))' > docs/openapi.json
 
 check: .venv/test ## Check format, lint, types, and for known weaknesses
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy .

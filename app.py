@@ -20,6 +20,7 @@ import health
 import listing
 import logs
 import metrics
+import openapi
 import pages
 import routes
 import scrape
@@ -64,6 +65,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     webhooks.init_app(app)
     for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, streams.bp, health.bp, scrape.bp):
         app.register_blueprint(blueprint)
+    openapi.init_app(app)
     cli.init_app(app)
     if config.TRUSTED_PROXIES:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=config.TRUSTED_PROXIES)  # type: ignore[method-assign]

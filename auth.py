@@ -98,7 +98,8 @@ def _check() -> ResponseReturnValue | None:
     view = current_app.view_functions.get(request.endpoint or "")
     role = getattr(view, "role", FILES)
     # Flask serves its static folder by a view of its own.
-    if view is None or role is None or request.endpoint == "static":
+    is_public = view is None or role is None or request.endpoint == "static"
+    if is_public or request.method == "OPTIONS":  # which tells the verbs of an address, and nothing of any file
         return None
     if services().config.AUTH == "open":
         return _refuse_strange_page()

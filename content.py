@@ -11,7 +11,7 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.http import dump_options_header, http_date
 from werkzeug.wrappers import Response as BaseResponse
 
-from errors import Conflict
+from errors import Conflict, InvalidQuery
 from models import UploadStatus
 from representation import own_file
 from services import services
@@ -25,11 +25,29 @@ SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox
 
 @bp.get("/files/<file_id>/content")
 def content(file_id: str) -> BaseResponse:
-    """Give a file's bytes, always as a download."""
-    row = own_file(file_id)
+    """Give a file's bytes, always as a download.
+    ---
+    get:
+      operationId: getContent
+      tags: [Files]
+      parameters: [FileId, Proxy, Range, IfRange, IfNoneMatch]
+      responses:
+        200: Bytes
+        206: SomeBytes
+        302: Redirect
+        304: NotModified
+        400: InvalidQuery
+        404: NotFound
+        409: Conflict
+        416: NoSuchBytes
+        502: StoreError
+    """
+    row, proxy = own_file(file_id), request.args.getlist("proxy")
+    if proxy not in ([], ["1"]):
+        raise InvalidQuery("proxy can only be 1.")
     if row.upload_status != UploadStatus.COMPLETE:
         raise Conflict("The file is not in S3.", row.id)
-    if request.args.get("proxy") == "1":
+    if proxy:
         return _stream(row)
     address = services().store.presigned_url(row.key, _disposition(row.name), REDIRECT_SECONDS)
     response = redirect(address, HTTPStatus.FOUND)

@@ -28,14 +28,20 @@ FAILURES = (SQLAlchemyError, StoreError, ScannerAway, OperationalError, RedisErr
 @bp.get("/healthz")
 @auth.public
 def healthz() -> Response:
-    """Answer, if the process lives."""
+    """Answer, if the process lives.
+    ---
+    get: {operationId: getHealth, tags: [Service], responses: {200: Alive}}
+    """
     return jsonify(status="alive")
 
 
 @bp.get("/readyz")
 @auth.public
 def readyz() -> tuple[Response, HTTPStatus]:
-    """Check database, bucket and broker, and tell how long the oldest undelivered file has waited."""
+    """Check database, bucket and broker, and tell how long the oldest undelivered file has waited.
+    ---
+    get: {operationId: getReadiness, tags: [Service], responses: {200: Ready, 503: NotReady}}
+    """
     checks = {
         "database": _passes(_check_database),
         "bucket": _passes(_check_bucket),

@@ -36,7 +36,14 @@ class Query(NamedTuple):
 
 @bp.get("/files")
 def list_files() -> BaseResponse:
-    """Tell the files of whoever asks, and where the next page is."""
+    """Tell the files of whoever asks, and where the next page is.
+    ---
+    get:
+      operationId: listFiles
+      tags: [Files]
+      parameters: [Limit, Cursor, Status, Mode, Name, IfNoneMatch]
+      responses: {200: Page, 304: NotModified, 400: InvalidQuery}
+    """
     query = _parse(request.args)
     rows = File.page(auth.owner(), query.limit + 1, *query[1:])
     shown, following = rows[: query.limit], None

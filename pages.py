@@ -23,7 +23,10 @@ ANSWERS = {
 @bp.get("/")
 @auth.public
 def index() -> Response:
-    """Show the page to a browser; tell any other client what this is and where to go."""
+    """Show the page to a browser; tell any other client what this is and where to go.
+    ---
+    get: {operationId: getIndex, tags: [Service], responses: {200: Index}}
+    """
     if _wants_page():
         return _page("async")
     return _varied(
@@ -41,6 +44,8 @@ def index() -> Response:
                 "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
                 "GET /files/<id>/events": "what becomes of the file, as server-sent events",
                 "GET /events": "what becomes of all your files",
+                "GET /docs": "how to use all this",
+                "GET /openapi.json": "the same for programs (OpenAPI 3.1)",
                 "GET /healthz": "whether the process lives",
                 "GET /readyz": "whether database, bucket and broker answer",
                 "GET /metrics": "what was counted, for Prometheus",
@@ -54,7 +59,10 @@ def index() -> Response:
 @bp.get("/celery_upload", defaults={"mode": "celery"})
 @auth.public
 def upload_help(mode: str) -> Response:
-    """Show a browser the page with this mode chosen; tell any other client how to send a file."""
+    """Show a browser the page with this mode chosen; tell any other client how to send a file.
+    ---
+    get: {operationId: getHelp, tags: [Service], responses: {200: Help}}
+    """
     if _wants_page():
         return _page(mode)
     example = f"curl -F file=@report.pdf {request.base_url}"

@@ -33,7 +33,14 @@ bp = Blueprint("files", __name__)
 
 @bp.post("/normal_upload")
 def normal_upload() -> Response:
-    """Take a file and answer when it is in S3."""
+    """Take a file and answer when it is in S3.
+    ---
+    post:
+      operationId: uploadNormal
+      tags: [Upload]
+      requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
+      responses: {201: Created, 502: StoreError}
+    """
     row = own_file(_accept("normal").id)
     if row.upload_status == UploadStatus.ERROR:
         raise StoreError(row.error or "The file is not in S3.", row.id)
@@ -44,19 +51,40 @@ def normal_upload() -> Response:
 
 @bp.post("/async_upload")
 def async_upload() -> Response:
-    """Take a file, hand it to a background thread and answer at once."""
+    """Take a file, hand it to a background thread and answer at once.
+    ---
+    post:
+      operationId: uploadAsync
+      tags: [Upload]
+      requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
+      responses: {202: Accepted}
+    """
     return _answer(_accept("async"), HTTPStatus.ACCEPTED)
 
 
 @bp.post("/celery_upload")
 def celery_upload() -> Response:
-    """Take a file, hand it to a Celery worker and answer at once."""
+    """Take a file, hand it to a Celery worker and answer at once.
+    ---
+    post:
+      operationId: uploadCelery
+      tags: [Upload]
+      requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
+      responses: {202: Accepted}
+    """
     return _answer(_accept("celery"), HTTPStatus.ACCEPTED)
 
 
 @bp.get("/files/<file_id>")
 def file_status(file_id: str) -> BaseResponse:
-    """Tell a file's status, or that it has not changed; perhaps not before it has."""
+    """Tell a file's status, or that it has not changed; perhaps not before it has.
+    ---
+    get:
+      operationId: getFile
+      tags: [Files]
+      parameters: [FileId, IfNoneMatch, Prefer]
+      responses: {200: Status, 304: NotModified, 404: NotFound}
+    """
     row, seconds = own_file(file_id), preferred_wait()
     response = _status(row)
     is_known = not request.if_none_match or request.if_none_match.contains(response.get_etag()[0] or "")
@@ -70,7 +98,14 @@ def file_status(file_id: str) -> BaseResponse:
 
 @bp.delete("/files/<file_id>")
 def delete(file_id: str) -> tuple[str, HTTPStatus]:
-    """Delete a file: row, object and spooled bytes."""
+    """Delete a file: row, object and spooled bytes.
+    ---
+    delete:
+      operationId: deleteFile
+      tags: [Files]
+      parameters: [FileId]
+      responses: {204: Deleted, 404: NotFound}
+    """
     if not erase(own_file(file_id)):
         raise NotFound("There is no such file.")
     return "", HTTPStatus.NO_CONTENT
@@ -78,7 +113,14 @@ def delete(file_id: str) -> tuple[str, HTTPStatus]:
 
 @bp.post("/files/<file_id>/retry")
 def retry(file_id: str) -> Response:
-    """Deliver a file again that ended in ERROR, if its bytes are still there."""
+    """Deliver a file again that ended in ERROR, if its bytes are still there.
+    ---
+    post:
+      operationId: retryFile
+      tags: [Files]
+      parameters: [FileId]
+      responses: {202: Accepted, 404: NotFound, 409: Conflict}
+    """
     ferry = services()
     row = own_file(file_id)
     if row.spool_id != ferry.spool.id or not ferry.spool.has(file_id):

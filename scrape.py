@@ -23,7 +23,10 @@ bp = Blueprint("scrape", __name__)
 @bp.get("/metrics")
 @auth.for_metrics
 def show() -> Response:
-    """Answer all metrics in the text format of Prometheus."""
+    """Answer all metrics in the text format of Prometheus.
+    ---
+    get: {operationId: getMetrics, tags: [Service], responses: {200: Metrics}}
+    """
     now = CollectorRegistry()
     now.register(Present())
     counted = metrics().registry

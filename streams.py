@@ -54,7 +54,14 @@ def wait_for_change(row: Row[Any], seconds: int) -> None:
 
 @bp.get("/files/<file_id>/events")
 def file_events(file_id: str) -> Response:
-    """Tell what a file is, and what becomes of it until it is COMPLETE or ERROR."""
+    """Tell what a file is, and what becomes of it until it is COMPLETE or ERROR.
+    ---
+    get:
+      operationId: watchFile
+      tags: [Watch]
+      parameters: [FileId, LastEventId]
+      responses: {200: Stream, 204: NothingMore, 400: InvalidQuery, 404: NotFound}
+    """
     row = own_file(file_id)
     last = _last_event_id()
     if last is not None and row.upload_status in FINAL and not events.read(last, file_id=file_id):
@@ -64,7 +71,14 @@ def file_events(file_id: str) -> Response:
 
 @bp.get("/events")
 def all_events() -> Response:
-    """Tell what happens to all files of whoever asks."""
+    """Tell what happens to all files of whoever asks.
+    ---
+    get:
+      operationId: watchAll
+      tags: [Watch]
+      parameters: [LastEventId]
+      responses: {200: Stream, 400: InvalidQuery}
+    """
     return _stream(None, _last_event_id())
 
 

@@ -19,7 +19,7 @@ from tests.conftest import made_app
 from tests.stack import RedisServer, wait_for
 
 NO_SUCH_ID = "0" * 32
-PUBLIC = {"/", "/healthz", "/readyz", "/static/<path:filename>"}
+PUBLIC = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>"}
 HELPFUL = {"/normal_upload", "/async_upload", "/celery_upload"}
 
 
@@ -95,7 +95,7 @@ def test_without_a_right_key_nothing_opens_but_what_is_public(
         for name, headers in attempts.items():
             answer = ask(client, rule, verb, file_id, headers)
             if is_public(rule, verb):
-                assert answer.status_code != 401, (rule, verb, name)
+                assert answer.status_code not in (401, 500), (rule, verb, name)
                 continue
             seen.add(rule)
             assert answer.status_code == 401, (rule, verb, name)
