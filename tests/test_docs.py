@@ -71,7 +71,7 @@ def test_the_commands_run_as_written(shell: dict[str, str], document: Path, tmp_
         (tmp_path / name).write_bytes(content)
     script = "\n".join(blocks(document)).replace("localhost:5000", f"localhost:{shell['PORT']}")
     result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-x", "-c", script.replace("curl -sS", "curl -sS --fail")],
+        ["bash", "-euo", "pipefail", "-x", "-c", script.replace("curl ", "curl --fail ")],
         cwd=tmp_path,
         env=shell,
         capture_output=True,
