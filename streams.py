@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import lru_cache
 from http import HTTPStatus
 from itertools import chain
 from types import SimpleNamespace
@@ -49,7 +50,7 @@ def wait_for_change(row: Row[Any], seconds: int) -> None:
     ends_at = time.monotonic() + seconds
     with suppress(Busy, Closed), services().hub.watching(this_app(), row.owner, row.id) as (watcher, _):
         while own_file(row.id).updated_at == row.updated_at and time.monotonic() < ends_at:
-            watcher.next(max(0.0, ends_at - time.monotonic()))
+            watcher.take(max(0.0, ends_at - time.monotonic()))
 
 
 @bp.get("/files/<file_id>/events")
@@ -100,18 +101,18 @@ def _text(watcher: Watcher, row: Row[Any] | None, missed: Iterator[Row[Any]]) ->
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
     yield f"retry: {RECONNECT_MS}\n\n"
-    for event in chain(missed, _live(watcher)):
-        yield _show(event) if event else ": alive\n\n"
-        if event and row and event.kind == events.STATUS and event.upload_status in FINAL:
+    for batch in chain(([event] for event in missed), _live(watcher)):
+        yield "".join(map(_show, batch)) or ": alive\n\n"
+        if row and any(event.kind == events.STATUS and event.upload_status in FINAL for event in batch):
             return
 
 
-def _live(watcher: Watcher) -> Iterator[Row[Any] | None]:
-    """What happens from now on; None now and then, when nothing does."""
+def _live(watcher: Watcher) -> Iterator[list[Row[Any]]]:
+    """What happens from now on; nothing now and then, when nothing does."""
     ends_at = time.monotonic() + LONGEST_STREAM_SECONDS
     with suppress(Closed):
         while time.monotonic() < ends_at:
-            yield watcher.next(ALIVE_SECONDS)
+            yield watcher.take(ALIVE_SECONDS)
 
 
 def _missed(owner: str, row: Row[Any] | None, last: int | None, known: int) -> Iterator[Row[Any]]:
@@ -132,18 +133,15 @@ def _as_event(row: Row[Any], number: int) -> Any:
 
 
 def _show(event: Row[Any]) -> str:
-    is_complete = event.upload_status == UploadStatus.COMPLETE
-    data = {
-        "id": event.file_id,
-        "name": event.name,
-        "upload_status": event.upload_status,
-        "mode": event.mode,
-        "bytes_sent": event.bytes_sent,
-        "size": event.size,
-        "error": event.error,
-        "url": event.url if is_complete else None,
-    }
-    return f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(data)}\n\n"
+    url = event.url if event.upload_status == UploadStatus.COMPLETE else None
+    facts = (event.upload_status, event.mode, event.bytes_sent, event.size, event.error, url)
+    return _text_of(event.id, event.kind, event.file_id, event.name, *facts)
+
+
+@lru_cache(256)  # many watchers are told the same
+def _text_of(number: int, kind: str, *facts: object) -> str:
+    names = ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url")
+    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(dict(zip(names, facts, strict=True)))}\n\n"
 
 
 def _last_event_id() -> int | None:

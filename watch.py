@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from flask import Flask
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_WATCHERS = 256  # a process has as many threads besides those for other requests
 BACKLOG = 1000
+GATHER_SECONDS = 0.1  # what happens meanwhile is handed out at once, since each time wakes every watcher
 
 
 class Watcher:
@@ -48,19 +50,22 @@ class Watcher:
                 return False
         return True
 
-    def next(self, seconds: float) -> Row[Any] | None:
-        """The next event; None if there is none for so long, or if it is over.
+    def take(self, seconds: float) -> list[Row[Any]]:
+        """The events that wait, or the next one; none if there is none for so long.
 
         Raises:
             Closed: nothing will come any more.
         """
-        try:
+        taken: list[Row[Any]] = []
+        with suppress(queue.Empty):
             event = self._waiting.get(timeout=seconds)
-        except queue.Empty:
-            return None
-        if event is None:
-            raise Closed
-        return event
+            while event is not None:
+                taken.append(event)
+                event = self._waiting.get_nowait()
+            if not taken:
+                raise Closed
+            self._waiting.put(None)  # the end, after these
+        return taken
 
     def close(self) -> None:
         """Let it end, after what waits."""
@@ -141,6 +146,8 @@ class Hub:
                 with app.app_context():
                     rows = events.settled(events.read(self._read_up_to), self._read_up_to)
                 self._hand_out(rows)
+                if rows:
+                    time.sleep(GATHER_SECONDS)
             except SQLAlchemyError as error:
                 log.warning("events cannot be read now: %s", error)
             self._bell.wait()

@@ -5,12 +5,13 @@ Uploads with and without watchers take turns on one real service, so that what e
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from bench import client
@@ -33,18 +34,23 @@ def upload_all(port: int, path: Path) -> float:
 
 def upload_watched(port: int, path: Path) -> float:
     """The same while watchers receive every event of it."""
-    watchers = [Watcher(port, "/events") for _ in range(WATCHERS)]
-    attend(watchers, lambda: all(watcher.head for watcher in watchers))
-    done = threading.Event()
-    attending = threading.Thread(target=attend, args=(watchers, done.is_set, 60))
+    ready, done = multiprocessing.Event(), multiprocessing.Event()
+    attending = multiprocessing.Process(target=watch, args=(port, ready, done))
     attending.start()
+    ready.wait()
     seconds = upload_all(port, path)
     time.sleep(1)
     done.set()
     attending.join()
-    for watcher in watchers:
-        watcher.hang_up()
     return seconds
+
+
+def watch(port: int, ready: Event, done: Event) -> None:
+    """Be all watchers, in a process of their own."""
+    watchers = [Watcher(port, "/events") for _ in range(WATCHERS)]
+    attend(watchers, lambda: all(watcher.head for watcher in watchers))
+    ready.set()
+    attend(watchers, done.is_set, 60)
 
 
 def main() -> None:
