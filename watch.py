@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_WATCHERS = 256  # a process has as many threads besides those for other requests
 BACKLOG = 1000
-GATHER_SECONDS = 0.1  # what happens meanwhile is handed out at once, since each time wakes every watcher
+GATHER_SECONDS = 0.25  # what happens meanwhile is handed out at once, since each time wakes every watcher
 
 
 class Watcher:
