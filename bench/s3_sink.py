@@ -1,7 +1,8 @@
 """A fast S3 end: enough of S3 for boto3 and the JavaScript SDK, dropping the bytes as they come.
 
 It keeps of an object what a HEAD tells, and the bytes of small ones. It verifies neither signatures nor checksums:
-it gives back the checksum it was given. GET /-/landed tells how many objects have landed.
+it gives back the checksum it was given, in the answer to the PUT too, as S3 does.
+GET /-/landed tells how many objects have landed.
 
 python -m bench.s3_sink PORT [CERTIFICATE_AND_KEY.pem]
 """
@@ -148,7 +149,8 @@ class Bucket:
                 return Reply(404, {}, b"<Error><Code>NoSuchUpload</Code></Error>")
             parts[int(request.query["partNumber"][0])] = request.size
             return Reply(200, {"ETag": ETAG})
-        return self._land(request, request.size, request.body) or Reply(200, {"ETag": ETAG})
+        told = {CHECKSUM: request.headers[CHECKSUM]} if CHECKSUM in request.headers else {}
+        return self._land(request, request.size, request.body) or Reply(200, {"ETag": ETAG, **told})
 
     def _post(self, request: Request) -> Reply:
         if "uploads" in request.query:
