@@ -183,19 +183,26 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         """
         now = utcnow()
         lease_is_over = and_(cls.upload_status == UploadStatus.PROCESSING, cls._is_due())
-        claimed = cls._move(
-            file_id,
-            [
+        claim = (
+            update(cls)
+            .where(
+                cls.id == file_id,
                 or_(cls.upload_status == UploadStatus.PENDING, lease_is_over),
                 cls.spool_id == (spool_id or cls.spool_id),
-            ],
-            upload_status=UploadStatus.PROCESSING,
-            lease_owner=owner,
-            due_at=now + timedelta(seconds=lease_seconds),
-            attempts=cls.attempts + 1,
-            bytes_sent=0,
+            )
+            .values(
+                upload_status=UploadStatus.PROCESSING,
+                lease_owner=owner,
+                due_at=now + timedelta(seconds=lease_seconds),
+                attempts=cls.attempts + 1,
+                bytes_sent=0,
+            )
         )
-        return cls.find(file_id) if claimed else None
+        with writing(), db.engine.begin() as connection:
+            claimed = connection.execute(claim.returning(cls)).first()
+            if claimed:
+                events.record(connection, file_id)
+            return claimed
 
     @classmethod
     def renew(cls, file_id: str, owner: str, lease_seconds: float, bytes_sent: int | None = None) -> bool:
