@@ -17,7 +17,8 @@ KIB = 1024
 MIB = 1024 * KIB
 DEFAULT_QUEUE = "ferryman"
 PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
-CLAMD = re.compile(r"unix:/.+|[^/]+:\d{1,5}", re.ASCII)
+CLAMD = re.compile(r"unix:/.+|[^/]+:(?P<port>\d{1,5})", re.ASCII)
+MAX_PORT = 65_535
 CHECKSUM_MODES = ("crc64nvme", "readback")
 AUTH_MODES = ("required", "open")
 LOG_FORMATS = ("json", "text")
@@ -126,7 +127,7 @@ class Config:
             raise ConfigError("AWS_ACCESS_KEY and AWS_ACCESS_SECRET must be set together.")
         if self.S3_KEY_PREFIX and not PREFIX.fullmatch(self.S3_KEY_PREFIX):
             raise ConfigError("S3_KEY_PREFIX must be folders such as uploads/ with a slash at the end.")
-        if self.CLAMD_ADDRESS and not CLAMD.fullmatch(self.CLAMD_ADDRESS):
+        if self.CLAMD_ADDRESS and not _is_clamd(self.CLAMD_ADDRESS):
             raise ConfigError("CLAMD_ADDRESS must be host:port or unix:/path.")
         if self.WEBHOOK_URL and not _is_web_address(self.WEBHOOK_URL):
             raise ConfigError("WEBHOOK_URL must be an http:// or https:// address, without a user's name in it.")
@@ -171,6 +172,11 @@ def _cast(setting: Field[Any], text: str, shown: str, cast: Callable[[str], Any]
         known = ", ".join(setting.metadata["choices"])
         raise ConfigError(f"{setting.name} must be one of {known}, not {shown}.")
     return value
+
+
+def _is_clamd(text: str) -> bool:
+    found = CLAMD.fullmatch(text)
+    return found is not None and 0 < int(found["port"] or 1) <= MAX_PORT
 
 
 def _is_web_address(text: str) -> bool:

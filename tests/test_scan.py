@@ -362,7 +362,9 @@ def test_a_long_scan_keeps_its_lease(env: dict[str, str]) -> None:
     assert due == []
 
 
-@pytest.mark.parametrize("address", ["clamd", "host:", "unix:", "unix:relative", "/run/clamd", "host:port"])
+@pytest.mark.parametrize(
+    "address", ["clamd", "host:", "unix:", "unix:relative", "/run/clamd", "host:port", "host:0", "host:65536"]
+)
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="CLAMD_ADDRESS"):
         Config.from_mapping({"S3_BUCKET_NAME": "b", "CLAMD_ADDRESS": address})
