@@ -71,7 +71,8 @@ def _run(row: Row[Any], owner: str, stream: Source, retry: bool) -> UploadError 
         uploaded = _send(row, owner, stream)
     except UploadError as error:
         log.warning("file %s was not delivered: %s", row.id, error.detail)
-        metrics().failed(type(error).__name__)
+        if retry:  # else it is the answer to a request, and counted there
+            metrics().failed(type(error).__name__)
         if _fail(row, owner, error.detail, _attempts_for(error) if retry else 1):
             error.file_id = row.id
             return error

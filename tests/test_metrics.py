@@ -15,8 +15,10 @@ import requests
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
+import embedded
 from errors import StoreError
 from metrics import Metrics
+from tests.conftest import made_app
 from tests.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
 Samples = dict[tuple[str, str], float]
@@ -105,6 +107,14 @@ def test_what_waits_is_looked_up(app: Flask) -> None:
     assert samples["ferryman_errors_total", "StoreError"] == 1
     wait_for(lambda: parsed(client.get("/metrics").text)["ferryman_spool_bytes", ""] >= 5)
     assert samples["ferryman_pool_files", ""] in (0, 1)
+
+
+def test_a_failure_that_is_answered_counts_once(env: dict[str, str]) -> None:
+    for app in made_app({**env, "S3_ENDPOINT_URL": f"http://127.0.0.1:{embedded.free_port()}"}):
+        client = app.test_client()
+        answer = client.post("/normal_upload", data={"file": (BytesIO(b"hello"), "a.txt")})
+        assert answer.status_code == 502, answer.text
+        assert parsed(client.get("/metrics").text)["ferryman_errors_total", "StoreError"] == 1
 
 
 def test_counting_takes_next_to_nothing() -> None:
