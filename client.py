@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -221,17 +222,31 @@ class Client:
             path = page["next"]
 
     def download(self, file_id: str, target: str | os.PathLike[str]) -> None:
-        """Write a file's content to a path, which gets it whole or not at all."""
+        """Write a file's content to a path, which gets it whole or not at all.
+
+        What breaks off goes on where it was.
+
+        Raises:
+            ClientError: what came is not what the service received.
+        """
         part = Path(f"{os.fspath(target)}.part")
         try:
-            self._patiently(lambda: self._fetch(f"/files/{file_id}/content", part))
+            with part.open("w+b") as file:
+                self._patiently(lambda: self._fetch(f"/files/{file_id}/content", file))
+                file.seek(0)
+                if hashlib.file_digest(file, "sha256").hexdigest() != self.file(file_id).sha256:
+                    raise ClientError("The download is damaged.")
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
 
-    def _fetch(self, path: str, target: Path) -> None:
-        request = {"stream": True, "allow_redirects": True, "headers": {"Accept-Encoding": "identity"}}
-        with self._once("GET", path, **request) as answer, target.open("wb") as file:
+    def _fetch(self, path: str, file: IO[bytes]) -> None:
+        """Append what a file lacks of a content, if the other side gives only that, else write it anew."""
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={file.tell()}-"} if file.tell() else {})
+        with self._once("GET", path, stream=True, allow_redirects=True, headers=headers) as answer:
+            if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
+                file.seek(0)
+                file.truncate()
             try:
                 for chunk in answer.iter_content(CHUNK_BYTES):
                     file.write(chunk)

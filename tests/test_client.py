@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -19,15 +20,18 @@ from contextlib import suppress
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from client import Client, File, Problem, TimedOut, Unreachable
+from client import Client, ClientError, File, Problem, TimedOut, Unreachable
 from embedded import free_port
 from tests.faults.kit import Kit, Strike
 from tests.faults.proxy import Link, Proxy, nothing
 from tests.stack import BUCKET, ROOT, RedisServer, S3Server, wait_for
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 KEY = "fm_0123456789ab_very-secret"
 MODES = ("normal", "async", "celery")
@@ -432,3 +436,41 @@ def test_a_file_is_listed_downloaded_and_deleted(address: str, tmp_path: Path) -
         client.download(uploaded[0].id, tmp_path / "gone.bin")
     assert problem.value.status == 404
     assert not list(tmp_path.glob("gone.bin*"))
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(kit: Kit, address: str, tmp_path: Path) -> None:
+    path, content = new_file(tmp_path, "long.bin", 3_000_000)
+    client, target = Client(address), tmp_path / "copy.bin"
+    file = list(client.watch(client.upload(path).id))[-1]
+    passed, ranges = [0], list[bytes]()
+
+    def cut_once(link: Link, data: bytes) -> bool:
+        passed[0] += len(data)
+        if 1_000_000 < passed[0] < 2_000_000 and not ranges[1:]:
+            link.cut()
+            return True
+        return False
+
+    def note(link: Link, data: bytes) -> bool:
+        if data.startswith(b"GET "):
+            ranges.extend(re.findall(rb"\r\nRange: bytes=(\d+)-", data) or [b"0"])
+        return False
+
+    kit.s3_proxy.on_request, kit.s3_proxy.on_response = note, cut_once
+    try:
+        client.download(file.id, target)
+    finally:
+        kit.s3_proxy.on_request = kit.s3_proxy.on_response = nothing
+    assert target.read_bytes() == content
+    assert ranges[0] == b"0"
+    assert int(ranges[1]) > 500_000
+
+
+def test_a_damaged_download_is_no_download(kit: Kit, address: str, bucket: S3Client, tmp_path: Path) -> None:
+    path, content = new_file(tmp_path, "damaged.bin", 1000)
+    client = Client(address)
+    file = list(client.watch(client.upload(path).id))[-1]
+    bucket.put_object(Bucket=BUCKET, Key=file.key, Body=content[:-1] + b"x")
+    with pytest.raises(ClientError, match="damaged"):
+        client.download(file.id, tmp_path / "copy.bin")
+    assert not list(tmp_path.glob("copy*"))
