@@ -39,6 +39,7 @@ RUN = ("sh", "python")
 READ = ("json", "dotenv", "text", "mermaid", "nginx")
 PROGRAMS = "aws|cat|celery|cp|curl|docker|echo|export|flask|gunicorn|kill|make|openssl|pg_dump|pip|psql|python3?"
 COMMAND = re.compile(rf"^\s*[$#>]?\s*(\w+=\S+ )*(\.venv/bin/|sudo )?({PROGRAMS}) ", re.MULTILINE)
+INDENTED = re.compile(rf"^( {{4,}}|\t|\$ |~~~|<pre)\s*\$?\s*({PROGRAMS}|sh)\b", re.MULTILINE)
 NEWCOMERS = {
     "README.md",
     "aws.md",
@@ -164,6 +165,7 @@ def test_every_block_is_run_or_checked(document: Path) -> None:
         if fence.language in READ:
             assert not COMMAND.search(fence.text), f"let it run, as sh: {fence}"
     assert "```" not in prose(document), "a block is not closed, or not as it was opened"
+    assert not INDENTED.search(prose(document)), "let it run, as a block of sh"
 
 
 def test_the_newcomers_documents_have_commands() -> None:
