@@ -26,6 +26,7 @@ STOP_SECONDS = 20  # gunicorn and Celery may finish what runs; honcho kills afte
 S3_PORT = 8333
 REDIS_PORT = 6390
 BUCKET = "ferryman"
+SHELL_FILE = "env.sh"
 LEANING = ("web", "worker")
 LOOPBACK = ("", "127.0.0.1", "localhost", "::1")
 TRACES = {
@@ -75,6 +76,7 @@ def main() -> int:
     try:
         servers, settings = _embedded_parts(os.environ, data)
         config = Config.from_mapping({**os.environ, **settings})
+        _leave_for_shells(data / SHELL_FILE, settings, port)
     except (ConfigError, OSError) as error:
         return _refuse(str(error))
     if config.AUTH == "open" and os.environ.get("HOST", "") not in LOOPBACK:
@@ -97,7 +99,8 @@ def main() -> int:
     manager.add_process("web", _web_command("s3" in servers), env=environment)
     manager.add_process("worker", f"exec {_traced()}{_python()} -m celery -q -A worker worker", env=environment)
     access = "for this machine, without a key" if config.AUTH == "open" else "with a key, see `flask keys`"
-    threading.Thread(target=_announce, args=(f"http://localhost:{port}", access), daemon=True).start()
+    address, shell_file = f"http://localhost:{port}", shlex.quote(str(data / SHELL_FILE))
+    threading.Thread(target=_announce, args=(address, access, shell_file), daemon=True).start()
     manager.loop()
     if "s3" in servers:
         embedded.remove_seaweed_sockets(int((data / "s3-port").read_text()))
@@ -138,6 +141,17 @@ def _kept(path: Path, first: str) -> str:
     return path.read_text()
 
 
+def _leave_for_shells(path: Path, settings: Mapping[str, str], port: str) -> None:
+    """Leave what lets a shell use the same parts, and find the programs; for its owner's eyes only."""
+    # Of a command that ends at once there is nothing to count.
+    exported = {name: value for name, value in settings.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    exported["FERRYMAN_URL"] = f"http://localhost:{port}"
+    lines = [f'export PATH={shlex.quote(sysconfig.get_path("scripts"))}:"$PATH"']
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
+    path.touch(mode=0o600)
+    path.write_text("\n".join([*lines, ""]))
+
+
 def _web_command(own_bucket: bool) -> str:
     flask = f"{_python()} -m flask --app app"
     steps = [f"{flask} db upgrade"]
@@ -157,7 +171,7 @@ def _traced() -> str:
     return f"{shlex.quote(agent)} " if agent and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else ""
 
 
-def _announce(address: str, access: str) -> None:
+def _announce(address: str, access: str, shell_file: str) -> None:
     """Print the address when the service is ready."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
@@ -168,6 +182,7 @@ def _announce(address: str, access: str) -> None:
         else:
             _say(f"\nFerryman is ready: {address}   ({access}; Ctrl-C stops it)\n")
             _say(f"  curl -i -F file=@README.md {address}/async_upload\n")
+            _say(f"  . {shell_file}   # in another shell, for `flask --app app --help`\n")
             return
     _say(f"Ferryman is not ready after {READY_SECONDS} s; see {address}/readyz and the logs above.")
 

@@ -12,6 +12,17 @@ from config import Config, ConfigError
 from tests.stack import ROOT
 
 NEEDED = {"S3_BUCKET_NAME": "bucket"}
+READ_BY_GUNICORN = {
+    "HOST",
+    "PORT",
+    "WEB_CONCURRENCY",
+    "CLIENT_PATIENCE_SECONDS",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "PROMETHEUS_MULTIPROC_DIR",
+}
+READ_BY_COMPOSE = {"POSTGRES_PASSWORD"}
+READ_BY_CLIENT = {"FERRYMAN_URL", "FERRYMAN_KEY"}
+READ_BY_OTHERS = READ_BY_GUNICORN | READ_BY_COMPOSE | READ_BY_CLIENT
 
 
 def test_only_the_bucket_is_needed() -> None:
@@ -116,6 +127,14 @@ def test_secrets_do_not_show() -> None:
         "CELERY_RESULT_BACKEND": "redis://:s3cret@h",
     }
     assert "s3cret" not in repr(Config.from_mapping({**NEEDED, **secrets}))
+
+
+def test_the_example_names_nothing_that_nobody_reads() -> None:
+    example = (ROOT / ".env.example").read_text()
+    named = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]*)=", example, re.MULTILINE))
+    assert named - {setting.name for setting in fields(Config)} == READ_BY_OTHERS
+    for name in READ_BY_CLIENT:
+        assert f'envvar="{name}"' in (ROOT / "client_cli.py").read_text()
 
 
 def test_the_example_has_every_setting_with_its_default() -> None:

@@ -20,21 +20,13 @@ import pytest
 from config import Config
 from run import TRACES
 from tests.stack import ROOT
+from tests.test_config import READ_BY_OTHERS
 
 Services: TypeAlias = dict[str, dict[str, Any]]
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 OURS = ("app", "celery_worker", "migrate")
 SETTINGS = {setting.name for setting in fields(Config)}
-GUNICORN_SETTINGS = {
-    "HOST",
-    "PORT",
-    "WEB_CONCURRENCY",
-    "CLIENT_PATIENCE_SECONDS",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "PROMETHEUS_MULTIPROC_DIR",
-}
-COMPOSE_SETTINGS = {"POSTGRES_PASSWORD"}  # .env is given to every container
 STORE = {"S3_ENDPOINT_URL", "S3_BUCKET_NAME", "AWS_ACCESS_KEY", "AWS_ACCESS_SECRET"}
 # Addresses on the host mean nothing inside a container, so whoever uses Compose leaves them out.
 ON_THE_HOST = ("SQLALCHEMY_DATABASE_URI", "CELERY_BROKER_URL")
@@ -112,7 +104,7 @@ def test_what_runs_on_is_checked_for_health_and_waited_for(services: Services) -
 def test_every_setting_given_is_known_and_taken(services: Services) -> None:
     for name in OURS:
         environment = services[name]["environment"]
-        assert set(environment) <= SETTINGS | GUNICORN_SETTINGS | COMPOSE_SETTINGS
+        assert set(environment) <= SETTINGS | READ_BY_OTHERS  # .env is given to every container
         assert environment["HOST"] == "0.0.0.0"
         config = Config.from_mapping(environment)
         assert Path("/spool") == config.SPOOL_DIR

@@ -76,6 +76,7 @@ def test_it_starts_works_stops_and_starts_again_with_its_data(run: Run) -> None:
     address = f"http://localhost:{run.port}"
     assert f"{address}   (for this machine, without a key;" in run.text()
     row = upload_as_printed(run)
+    shell_knows_the_parts(run)
     wait_for(lambda: requests.get(address + row, timeout=5).json()["upload_status"] == "COMPLETE")
     answer = requests.post(f"{address}/celery_upload", files={"file": ("a.txt", b"hello")}, timeout=5)
     celery_row = answer.headers["Location"]
@@ -108,6 +109,17 @@ def upload_as_printed(run: Run) -> str:
     location = re.search(r"^Location: (\S+)", answer, re.MULTILINE)
     assert location
     return location[1]
+
+
+def shell_knows_the_parts(run: Run) -> None:
+    """Source the printed file in a shell that knows nothing else."""
+    command = re.search(r"^ +(\. \S+)", run.text(), re.MULTILINE)
+    assert command
+    assert (run.data / "env.sh").stat().st_mode & 0o777 == 0o600
+    script = f"{command[1]} && flask --app app create-bucket && flask --app app keys list && echo $FERRYMAN_URL"
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(run.data)}
+    result = subprocess.run(["sh", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert result.stdout == f"http://localhost:{run.port}\n"
 
 
 def test_a_part_that_dies_ends_it_and_nothing_stays(run: Run) -> None:
