@@ -13,8 +13,8 @@ from sqlalchemy import Row
 import bucket
 import logs
 from database import new_id, utcnow
-from errors import BytesLost, ScannerAway, StoreError, StoreRefused, UploadError
-from file import Uploaded, opened, process_file_to_stream, upload_file
+from errors import ScannerAway, StoreError, StoreRefused, UploadError
+from file import Uploaded, adopt_file, opened, process_file_to_stream, upload_file
 from metrics import metrics
 from models import File
 from parts import PartsUpload
@@ -102,7 +102,11 @@ def _send(row: Row[Any], owner: str, stream: Source) -> Uploaded:
     beat = _Heartbeat(row, owner, ferry.config.LEASE_SECONDS)
     if isinstance(stream, PartsUpload):
         return Uploaded(*stream.finish(info, beat))
-    with _source(row, stream) as source:
+    try:
+        source = _source(row, stream)
+    except FileNotFoundError:
+        return adopt_file(ferry.store, info, beat)
+    with source:
         if ferry.scanner:
             ferry.scanner.scan(source, row.size, beat)
         return upload_file(ferry.store, source, info, beat)
@@ -112,11 +116,8 @@ def _source(row: Row[Any], stream: str | None) -> BinaryIO:
     """The bytes, from the message or from the spool."""
     if stream is not None:
         return opened(stream)
-    try:
-        with services().spool.open(row.id) as spooled:
-            return opened(process_file_to_stream(spooled))
-    except FileNotFoundError:
-        raise BytesLost("The bytes are not in the spool.") from None
+    with services().spool.open(row.id) as spooled:
+        return opened(process_file_to_stream(spooled))
 
 
 def _finish(row: Row[Any], owner: str, uploaded: Uploaded) -> None:

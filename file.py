@@ -140,6 +140,30 @@ def upload_file(
             return Uploaded(url, digested.result())
 
 
+def adopt_file(store: Store, info: ObjectInfo, on_progress: Progress = lambda sent: None) -> Uploaded:
+    """Take what is in S3 already for uploaded, where the spool has nothing: the database may be a restored one.
+
+    Args:
+        store: where it may be.
+        info: what the object must be.
+        on_progress: called with a number of bytes whenever so many more are read, for the digest.
+
+    Raises:
+        BytesLost: it is not there, or has other bytes.
+        StoreError: S3 does not say.
+    """
+    if not store.holds(info):
+        raise BytesLost("The bytes are not in the spool.")
+    chunks = store.read(info.key, 0, info.size) if info.size else iter(())
+    return Uploaded(store.url(info.key), _digest(_told(chunks, on_progress), info))
+
+
+def _told(chunks: Iterator[bytes], on_progress: Progress) -> Iterator[bytes]:
+    for chunk in chunks:
+        on_progress(len(chunk))
+        yield chunk
+
+
 def _digest(chunks: Iterator[bytes], info: ObjectInfo) -> str:
     """The SHA-256 of bytes that must be those that were received."""
     sha256, crc, size = hashlib.sha256(), Crc64Nvme(), 0

@@ -33,9 +33,9 @@ CLOSED = "http://127.0.0.1:9"
 LEASE = 30
 
 
-def upload(app: Flask, mode: str = "celery") -> str:
+def upload(app: Flask, mode: str = "celery", content: bytes = b"hello") -> str:
     """Have a file accepted; in celery mode it waits, for there is no worker."""
-    answer: Any = app.test_client().post(f"/{mode}_upload", data={"file": (BytesIO(b"hello"), "a.txt")})
+    answer: Any = app.test_client().post(f"/{mode}_upload", data={"file": (BytesIO(content), "a.txt")})
     assert answer.status_code == 202, answer.text
     return str(answer.json["id"])
 
@@ -216,6 +216,18 @@ def test_bytes_that_are_gone_end_at_once(app: Flask) -> None:
     row = delivered(app, file_id)
     assert (row.upload_status, row.attempts) == (UploadStatus.ERROR, 1)
     assert row.error == "The bytes are not in the spool."
+
+
+@pytest.mark.parametrize("content", [b"hello", b""])
+def test_what_s3_has_is_complete_though_the_database_was_restored(app: Flask, content: bytes) -> None:
+    file_id = upload(app, content=content)
+    before = delivered(app, file_id)
+    assert before.upload_status == UploadStatus.COMPLETE
+    with app.app_context(), db.engine.begin() as connection:
+        older: dict[str, Any] = {"upload_status": UploadStatus.PENDING, "url": None, "sha256": None}
+        connection.execute(update(File).values(**older))
+    row = delivered(app, file_id)
+    assert (row.upload_status, row.url, row.sha256) == (before.upload_status, before.url, before.sha256)
 
 
 def retry(app: Flask, file_id: str) -> Any:
