@@ -13,7 +13,7 @@ import pytest
 
 from config import Config
 from errors import BytesLost, InvalidUpload, StoreError
-from file import media_type, process_file_to_stream, rename_file, upload_file, upload_file_from_stream
+from file import adopt_file, media_type, process_file_to_stream, rename_file, upload_file, upload_file_from_stream
 from spool import Spool
 from store import ObjectInfo, Store
 from tests.stack import S3Server
@@ -142,6 +142,15 @@ def test_upload_file_from_stream_takes_both_kinds(
 def test_text_that_is_not_base64_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"[Bb]ase64"):
         upload_file_from_stream(store, "no base64!", info_of(CONTENT, tmp_path))
+
+
+@pytest.mark.parametrize("content", [CONTENT, b""])
+def test_a_file_that_only_s3_has_is_adopted(store: Store, tmp_path: Path, content: bytes) -> None:
+    info = info_of(content, tmp_path)
+    with pytest.raises(BytesLost, match="not in the spool"):
+        adopt_file(store, info)
+    uploaded = upload_file(store, BytesIO(content), info)
+    assert adopt_file(store, info) == uploaded
 
 
 @pytest.mark.parametrize("size", [1000, 20 * 1024 * 1024])
