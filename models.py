@@ -18,6 +18,7 @@ from sqlalchemy import (
     Row,
     String,
     Text,
+    Update,
     and_,
     bindparam,
     case,
@@ -182,24 +183,16 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             The claimed row, or None if another run has it, or there is nothing left to do.
         """
         now = utcnow()
-        lease_is_over = and_(cls.upload_status == UploadStatus.PROCESSING, cls._is_due())
-        claim = (
-            update(cls)
-            .where(
-                cls.id == file_id,
-                or_(cls.upload_status == UploadStatus.PENDING, lease_is_over),
-                cls.spool_id == (spool_id or cls.spool_id),
-            )
-            .values(
-                upload_status=UploadStatus.PROCESSING,
-                lease_owner=owner,
-                due_at=now + timedelta(seconds=lease_seconds),
-                attempts=cls.attempts + 1,
-                bytes_sent=0,
-            )
-        )
+        claim = {
+            "of_file": file_id,
+            "run": owner,
+            "in_spool": spool_id,
+            "now": now,
+            "far": now + LONGEST_WAIT,
+            "until": now + timedelta(seconds=lease_seconds),
+        }
         with writing(), db.engine.begin() as connection:
-            claimed = connection.execute(claim.returning(cls)).first()
+            claimed = connection.execute(_CLAIM, claim).first()
             if claimed:
                 events.record(connection, file_id)
             return claimed
@@ -215,21 +208,12 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def complete(cls, file_id: str, owner: str, url: str, sha256: str) -> bool:
         """PROCESSING -> COMPLETE; False if the run has lost its lease."""
-        return cls._end(
-            file_id,
-            owner,
-            upload_status=UploadStatus.COMPLETE,
-            url=url,
-            sha256=sha256,
-            error=None,
-            completed_at=utcnow(),
-            bytes_sent=cls.size,
-        )
+        return cls._end(_COMPLETE, of_file=file_id, run=owner, to_url=url, to_sha256=sha256, now=utcnow())
 
     @classmethod
     def fail(cls, file_id: str, owner: str, error: str) -> bool:
         """PROCESSING -> ERROR, with a reason a client may read; False if the run has lost its lease."""
-        return cls._end(file_id, owner, upload_status=UploadStatus.ERROR, error=error)
+        return cls._end(_FAIL, of_file=file_id, run=owner, reason=error)
 
     @classmethod
     def give_back(cls, file_id: str, owner: str, delay_seconds: float, error: str | None = None) -> bool:
@@ -326,9 +310,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def _is_due(cls) -> ColumnElement[bool]:
-        """Its time has come; or it lies so far ahead that a wrong clock must have written it."""
         now = utcnow()
-        return or_(cls.due_at <= now, cls.due_at > now + LONGEST_WAIT)
+        return _is_due(now, now + LONGEST_WAIT)
 
     @classmethod
     def _held_by(cls, owner: str) -> list[ColumnElement[bool]]:
@@ -339,34 +322,64 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         cls, file_id: str, where: Sequence[ColumnElement[bool]], event: str | None = events.STATUS, **values: Any
     ) -> bool:
         with writing(), db.engine.begin() as connection:
-            return cls._move_in(connection, file_id, where, event, **values)
+            moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
+            if moved and event:
+                events.record(connection, file_id, event)
+            return moved
 
     @classmethod
-    def _end(cls, file_id: str, owner: str, **values: Any) -> bool:
+    def _end(cls, move: Update, of_file: str, **values: Any) -> bool:
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         with writing(), db.engine.begin() as connection:
-            ended = cls._move_in(connection, file_id, cls._held_by(owner), lease_owner=None, **values)
+            ended = connection.execute(move, {"of_file": of_file, **values}).rowcount == 1
             if ended:
-                file_ended.send(app, connection=connection, file_id=file_id)
+                events.record(connection, of_file)
+                file_ended.send(app, connection=connection, file_id=of_file)
             return ended
 
-    @classmethod
-    def _move_in(
-        cls,
-        connection: Connection,
-        file_id: str,
-        where: Sequence[ColumnElement[bool]],
-        event: str | None = events.STATUS,
-        **values: Any,
-    ) -> bool:
-        moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
-        if moved and event:
-            events.record(connection, file_id, event)
-        return moved
+
+def _is_due(now: Any, far: Any) -> ColumnElement[bool]:
+    """A row's time has come; or it lies so far ahead that a wrong clock must have written it."""
+    return or_(File.due_at <= now, File.due_at > far)
 
 
-# Made once: building a statement takes as long as running it.
+# What every upload runs is made once: building a statement takes as long as running it.
 _BY_ID = select(File).where(File.id == bindparam("file_id"))
 _OWN_BY_ID = _BY_ID.where(File.owner == bindparam("owner"), File.erased_at.is_(None))
 _INSERT = insert(File.__table__)
 _COLUMNS = tuple(column.key for column in File.__table__.columns)
+_LEASE_IS_OVER = and_(File.upload_status == UploadStatus.PROCESSING, _is_due(bindparam("now"), bindparam("far")))
+_CLAIM = (
+    update(File)
+    .where(
+        File.id == bindparam("of_file"),
+        or_(File.upload_status == UploadStatus.PENDING, _LEASE_IS_OVER),
+        File.spool_id == func.coalesce(bindparam("in_spool", type_=String), File.spool_id),
+    )
+    .values(
+        upload_status=UploadStatus.PROCESSING,
+        lease_owner=bindparam("run"),
+        due_at=bindparam("until"),
+        attempts=File.attempts + 1,
+        bytes_sent=0,
+    )
+    .returning(File)
+)
+_ENDING = (
+    update(File)
+    .where(
+        File.id == bindparam("of_file"),
+        File.lease_owner == bindparam("run"),
+        File.upload_status == UploadStatus.PROCESSING,
+    )
+    .values(lease_owner=None)
+)
+_FAIL = _ENDING.values(upload_status=UploadStatus.ERROR, error=bindparam("reason"))
+_COMPLETE = _ENDING.values(
+    upload_status=UploadStatus.COMPLETE,
+    url=bindparam("to_url"),
+    sha256=bindparam("to_sha256"),
+    error=None,
+    completed_at=bindparam("now"),
+    bytes_sent=File.size,
+)
