@@ -57,7 +57,6 @@ def _deliver(file_id: str, stream: Source, retry: bool) -> UploadError | None:
         log.info("file %s needs no delivery by this run", file_id)
         return None
     ferry.leases[file_id] = owner
-    ferry.bell.ring()
     try:
         with metrics().run.labels(row.mode).time():
             return _run(row, owner, stream, retry)
