@@ -1,6 +1,7 @@
 // The page: takes files in, and keeps what it shows up to date.
 
 import * as api from "./api.js";
+import { filesOf } from "./folders.js";
 import { askAgain } from "./key.js";
 import * as recent from "./recent.js";
 import * as uploads from "./uploads.js";
@@ -73,14 +74,18 @@ let inside = 0; // the pointer enters and leaves every element on its way
 addEventListener("dragenter", (event) => hasFiles(event) && document.body.classList.toggle("dragging", ++inside > 0));
 addEventListener("dragleave", (event) => hasFiles(event) && document.body.classList.toggle("dragging", --inside > 0));
 addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
-addEventListener("drop", (event) => {
+addEventListener("drop", async (event) => {
   if (!hasFiles(event)) return;
   event.preventDefault();
   inside = 0;
   document.body.classList.remove("dragging");
-  const folders = [...event.dataTransfer.items].filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
-  if (folders.length) dropNote.textContent = "A folder cannot be sent. Drop the files in it instead.";
-  else take([...event.dataTransfer.files]);
+  try {
+    const files = await filesOf(event.dataTransfer);
+    take(files);
+    if (files.length === 0) dropNote.textContent = "There is no file in this folder.";
+  } catch {
+    dropNote.textContent = "This folder cannot be read.";
+  }
 });
 
 addEventListener("beforeunload", (event) => {

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright
@@ -75,6 +76,20 @@ class Visit:
     def drop(self, files: Iterable[tuple[str, int]], on: str = "#drop") -> None:
         """Drop files of these sizes on an element."""
         self.page.evaluate(DROP, [list(files), on])
+
+    def drop_from_disk(self, *paths: Path) -> None:
+        """Drop files and folders of the disk on the page, as a file manager does."""
+        session = self.page.context.new_cdp_session(self.page)
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            session.send("Input.dispatchDragEvent", {"type": kind, "x": 100, "y": 100, "data": data})
+
+    def enter_key(self, key: str) -> None:
+        """Give the key that the page asks for."""
+        dialog = self.page.get_by_role("dialog", name="This service asks for a key")
+        dialog.get_by_label("Key").fill(key)
+        dialog.get_by_role("button", name="Use key").click()
+        dialog.wait_for(state="hidden")
 
     def card(self, name: str) -> Locator:
         """A file of this visit."""

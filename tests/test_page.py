@@ -7,20 +7,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
 from flask.testing import FlaskClient
-from playwright.sync_api import Browser, Dialog, Locator, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Locator, Request, expect
 
-from tests.browser import CHROMIUM, MISSING, Visit, launch, throttle, visiting
+from tests.browser import CHROMIUM, MISSING, Visit, throttle, visiting
 from tests.faults.proxy import Link, Proxy, nothing
 from tests.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
 MODES = {"Normal": "normal", "Async": "async", "Celery": "celery"}
 SLOW = 300_000
+MANY = 120  # a browser reads a folder by a hundred entries
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 UPLOAD = re.compile(r"_upload$")
 HOSTILE = (
@@ -75,14 +77,6 @@ def web(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
     finally:
         codes = (server.stop(), worker.stop())
     assert codes == (0, 0)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = launch(playwright)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -173,6 +167,35 @@ def test_ten_files_go_three_at_a_time(visit: Visit) -> None:
     expect(visit.page.get_by_text("10 of 10 in S3")).to_be_visible()
     visit.page.get_by_role("button", name="Clear finished").click()
     expect(visit.page.locator("#uploads > li")).to_have_count(0)
+
+
+@in_browser
+def test_a_dropped_folder_is_sent_with_all_folders_in_it(visit: Visit, web: Web, tmp_path: Path) -> None:
+    folder, beside = tmp_path / "folder", tmp_path / "beside.txt"
+    (folder / "inner" / "innermost").mkdir(parents=True)
+    (folder / "inner" / "empty").mkdir()
+    names = {"outer.txt", "beside.txt", "innermost.txt", *(f"inner-{number:03}.txt" for number in range(MANY))}
+    for path in (beside, folder / "outer.txt", folder / "inner" / "innermost" / "innermost.txt"):
+        path.write_text(path.name)
+    for number in range(MANY):
+        (folder / "inner" / f"inner-{number:03}.txt").write_text(str(number))
+    visit.drop_from_disk(folder, beside)
+    expect(visit.page.locator("#uploads bdi")).to_have_count(len(names))
+    assert set(visit.page.locator("#uploads bdi").all_text_contents()) == names
+    expect(visit.page.get_by_text(f"{len(names)} of {len(names)} in S3")).to_be_visible(timeout=HEALED_MS)
+    [innermost] = named(web, "innermost")
+    content = requests.get(f"{web.url}/files/{innermost['id']}/content", timeout=20).content
+    assert content == b"innermost.txt"
+
+
+@in_browser
+def test_a_folder_without_files_is_told(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    visit.drop_from_disk(tmp_path)
+    expect(visit.page.locator("#drop-note")).to_have_text("There is no file in this folder.")
+    visit.drop([("after.txt", 1)])
+    expect(visit.page.locator("#drop-note")).to_be_empty()
+    expect(status_of(visit.card("after.txt"))).to_have_text("Complete")
 
 
 @in_browser
