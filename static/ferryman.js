@@ -37,11 +37,13 @@ function hear(news) {
   if (isFinal(news) && !isFinal(known)) ask(news.id);
 }
 
+// The answer is for how long the service wants to be left alone, if it said so.
 async function ask(id) {
   try {
     learn(await api.read(`/files/${id}`));
   } catch (error) {
     if (error.status === 404) forget(id); // otherwise it is asked again soon
+    return error.retryAfterMs;
   }
 }
 
@@ -52,8 +54,12 @@ function forget(id) {
 
 async function askOnAndOn() {
   const open = [...records.values()].filter((record) => !isFinal(record)).slice(0, ASK_FOR);
-  for (const record of open) await ask(record.id);
-  setTimeout(askOnAndOn, live.hidden ? ASK_MS : ASK_ANYWAY_MS);
+  let told = 0;
+  for (const record of open) {
+    told = await ask(record.id);
+    if (told) break;
+  }
+  setTimeout(askOnAndOn, told || (live.hidden ? ASK_MS : ASK_ANYWAY_MS));
 }
 
 function take(files) {

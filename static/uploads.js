@@ -79,10 +79,16 @@ class Upload {
     const busy = [429, 503].includes(error.status) || (error.status === 409 && !error.fileId);
     this.tries += 1;
     if (!busy || this.tries >= TRIES) return this.fail(error.message);
-    const pause = Math.min(error.retryAfterMs || 1000 * this.tries, LONGEST_PAUSE_MS);
-    this.show("pause", "Waiting", `${error.message} Sending it again in ${duration(pause)}.`, null);
-    await new Promise((resolve) => setTimeout(resolve, pause));
+    await this.pause(error.message, Math.min(error.retryAfterMs || 1000 * this.tries, LONGEST_PAUSE_MS));
     if (!this.aborter.signal.aborted) return this.send();
+  }
+
+  async pause(reason, ms) {
+    const until = performance.now() + ms;
+    for (let left = ms; left > 0 && !this.aborter.signal.aborted; left = until - performance.now()) {
+      this.show("pause", "Waiting", `${reason} Sending it again in ${Math.ceil(left / 1000)} s.`, null);
+      await new Promise((resolve) => setTimeout(resolve, Math.min(left, 1000)));
+    }
   }
 
   // The service has the file, although it could not deliver it in the request.
