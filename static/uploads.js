@@ -12,6 +12,7 @@ const LABELS = { retry: "Try again", download: "Download", copy: "Copy the link 
 const LONGEST_PAUSE_MS = 60_000;
 
 const list = document.querySelector("#uploads");
+const title = document.querySelector("#send-title");
 const template = document.querySelector("#upload");
 const uploads = new Set();
 
@@ -165,6 +166,7 @@ class Upload {
 
   cancel() {
     this.aborter?.abort();
+    (this.card.nextElementSibling ?? this.card.previousElementSibling ?? title).focus();
     this.forget();
     fill();
   }
@@ -237,5 +239,5 @@ function tidy() {
 
 document.querySelector("#clear").addEventListener("click", () => {
   for (const upload of [...uploads]) if (upload.isOver) upload.forget();
-  document.querySelector("#send-title").focus();
+  title.focus();
 });

@@ -21,6 +21,7 @@ QUIET = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP plain.test 127.0.0.1",
 ]
 DROP = """([files, selector]) => {
   const dataTransfer = new DataTransfer();
@@ -30,6 +31,11 @@ DROP = """([files, selector]) => {
     document.querySelector(selector).dispatchEvent(event);
   }
 }"""
+
+
+def not_secure(url: str) -> str:
+    """The same service where a browser allows a page less: neither https nor this machine's own name."""
+    return url.replace("127.0.0.1", "plain.test")
 
 
 def launch(playwright: Playwright) -> Browser:

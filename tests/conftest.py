@@ -17,6 +17,7 @@ from config import Config
 from database import db
 from store import Store
 from tests.browser import launch
+from tests.faults.proxy import Proxy
 from tests.stack import PostgresServer, RedisServer, S3Server
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ def client(app: Flask) -> FlaskClient:
 def bucket(s3: S3Server) -> S3Client:
     """The boto3 client of the service, for looking into the bucket."""
     return Store(Config.from_mapping(s3.settings)).client
+
+
+@pytest.fixture(scope="module")
+def s3_link(s3: S3Server) -> Iterator[Proxy]:
+    """A way to S3 that can break."""
+    proxy = Proxy(s3.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="module")

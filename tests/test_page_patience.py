@@ -32,14 +32,6 @@ HEALED_MS = 30_000
 
 
 @pytest.fixture(scope="module")
-def s3_link(s3: S3Server) -> Iterator[Proxy]:
-    """The way to S3, which can break."""
-    proxy = Proxy(s3.port)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture(scope="module")
 def web(
     s3: S3Server, s3_link: Proxy, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Web]:
