@@ -16,6 +16,7 @@ const form = document.querySelector("#send");
 const choose = document.querySelector("#choose");
 const dropNote = document.querySelector("#drop-note");
 const live = document.querySelector("#live");
+const lost = document.querySelector("#lost");
 
 // Take in what is known of a File, by an answer or an event. COMPLETE is final, so whatever says otherwise is late.
 function learn(news) {
@@ -100,6 +101,7 @@ addEventListener("beforeunload", (event) => {
 
 function listen(isLive) {
   live.hidden = !isLive;
+  lost.hidden = isLive;
   if (isLive) recent.load(); // what happened before the stream began
 }
 

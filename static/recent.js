@@ -69,7 +69,7 @@ export async function load() {
     if (rows.size === 0) next = page.next;
     table.dataset.path = path;
     insert(page.files, body.firstElementChild);
-    say(rows.size ? "" : isFiltered() ? "No file matches." : "Nothing here yet. Drop a file above, and it shows up here.");
+    say(rows.size ? "" : isFiltered() ? "No file matches." : "Nothing here yet. A file that you send shows up here.");
   } catch (error) {
     if (error.name === "AbortError") return;
     say(error.message);

@@ -87,7 +87,7 @@ class Upload {
   async pause(reason, ms) {
     const until = performance.now() + ms;
     for (let left = ms; left > 0 && !this.aborter.signal.aborted; left = until - performance.now()) {
-      this.show("pause", "Waiting", `${reason} Sending it again in ${Math.ceil(left / 1000)} s.`, null);
+      this.show("pause", "Waiting", `${reason} Sending it again in ${Math.ceil(left / 1000)}\u00a0s.`, null);
       await new Promise((resolve) => setTimeout(resolve, Math.min(left, 1000)));
     }
   }

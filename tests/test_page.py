@@ -143,7 +143,7 @@ def test_a_file_goes_to_s3(visit: Visit, web: Web, how: str, mode: str) -> None:
     [row] = named(web, name)
     assert (row["mode"], row["size"], row["upload_status"]) == (MODES[mode], 200_000, "COMPLETE")
     times = visit.page.locator(f"#times [data-mode={MODES[mode]}]")
-    expect(times.locator("td b")).to_have_text([re.compile(r"^\d+ ms$|^\d+\.\d s$")] * 2)
+    expect(times.locator("td b")).to_have_text([re.compile(r"^\d+\sms$|^\d+\.\d\ss$")] * 2)
     assert float(times.locator("rect.total").get_attribute("width")[:-1]) == 100  # type: ignore[index]
 
 
@@ -205,7 +205,7 @@ def test_the_bytes_are_seen_going_up_and_can_be_taken_back(visit: Visit, web: We
     throttle(visit, SLOW)
     visit.send(("slow.bin", bytes(3_000_000)))
     card = visit.card("slow.bin")
-    expect(card.locator(".detail")).to_have_text(re.compile(r"\d+ kB of 3.0 MB"))
+    expect(card.locator(".detail")).to_have_text(re.compile(r"\d+\skB of 3\.0\sMB"))
     wait_for(lambda: 0.02 < float(card.locator("progress").get_attribute("value") or 0) < 1)
     card.get_by_role("button", name="Take back slow.bin").click()
     expect(visit.card("slow.bin")).to_have_count(0)
@@ -469,7 +469,7 @@ def test_anyone_can_read_it_in_every_state(
         fine(visit)
         throttle(visit, SLOW)
         visit.send(("slow.bin", bytes(3_000_000)))
-        expect(visit.card("slow.bin").locator(".detail")).to_have_text(re.compile("of 3.0 MB"))
+        expect(visit.card("slow.bin").locator(".detail")).to_have_text(re.compile(r"of 3\.0\sMB"))
         fine(visit)
         visit.card("slow.bin").get_by_role("button", name="Take back").click()
         throttle(visit, -1)

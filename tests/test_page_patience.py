@@ -127,7 +127,7 @@ def test_a_full_service_is_given_the_time_it_asks_for(
         visit.drop([("late.bin", 500_000)])
         late = visit.card("late.bin")
         expect(late.locator(".status")).to_have_text("Waiting")
-        expect(late.locator(".detail")).to_have_text(re.compile(rf"^{reason} Sending it again in [45] s\.$"))
+        expect(late.locator(".detail")).to_have_text(re.compile(rf"^{reason} Sending it again in [45]\ss\.$"))
     finally:
         s3_link.recover()
     expect(late.locator(".status")).to_have_text("Complete", timeout=HEALED_MS)
@@ -171,7 +171,7 @@ def test_a_reader_who_asked_too_much_waits_for_the_next_minute(
         visit.drop([("limited.bin", 10)])
         card = visit.card("limited.bin")
         expect(card.locator(".detail")).to_have_text(
-            re.compile(rf"^More than {REQUESTS_PER_MINUTE} requests in a minute\. Sending it again in \d+ s\.$")
+            re.compile(rf"^More than {REQUESTS_PER_MINUTE} requests in a minute\. Sending it again in \d+\ss\.$")
         )
         next_minute(redis_server, owner)
         visit.page.clock.fast_forward(60_000)
@@ -261,6 +261,24 @@ def test_a_silent_stream_is_noticed_and_taken_up_again(
         assert (b"last-event-id:" in way.asked[-1].lower()) is answered
         send_elsewhere(web, key, "live.bin")
         expect(visit.row("live.bin").locator(".status")).to_have_text("Complete")
+
+
+def test_a_lost_connection_is_told_until_it_is_back(
+    browser: Browser, web: Web, way: SilentEvents, key: str
+) -> None:
+    with visiting(browser, f"http://127.0.0.1:{way.port}") as visit:
+        enter(visit, key)
+        live = visit.page.get_by_text("Live", exact=True)
+        lost = visit.page.get_by_text("Not connected, trying again")
+        expect(live).to_be_visible()
+        expect(lost).to_be_hidden()
+        way.refuse()
+        expect(lost).to_be_visible()
+        expect(live).to_be_hidden()
+        way.recover()
+        expect(live).to_be_visible()
+        expect(lost).to_be_hidden()
+        visit.complaints.clear()  # how a browser words it depends on the moment of the cut
 
 
 def test_a_stream_that_says_that_it_lives_is_kept(browser: Browser, web: Web, way: SilentEvents, key: str) -> None:
