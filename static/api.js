@@ -4,7 +4,7 @@ import * as key from "./key.js";
 
 const FIRST_PAUSE_MS = 1000;
 const LONGEST_PAUSE_MS = 30_000;
-const SILENCE_MS = 45_000; // the service says that it lives every 15 s
+const SILENCE_MS = 45_000; // an answer takes less, and a stream says every 15 s that it lives
 
 // Why the service did not do what it was asked: its problem document, or status 0 if there was no answer at all.
 export class Problem extends Error {
@@ -34,11 +34,16 @@ async function withKey(send) {
 
 export function request(path, { method = "GET", headers = {}, signal } = {}) {
   return withKey(async (bearer) => {
+    const silence = new AbortController();
+    const timer = setTimeout(() => silence.abort(new Problem(0, NO_ANSWER)), SILENCE_MS);
+    const signals = AbortSignal.any([silence.signal, ...(signal ? [signal] : [])]);
     try {
-      return await fetch(path, { method, headers: { Accept: "application/json", ...headers, ...bearer }, signal });
+      return await fetch(path, { method, headers: { Accept: "application/json", ...headers, ...bearer }, signal: signals });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Problem(0, NO_ANSWER);
+    } finally {
+      clearTimeout(timer);
     }
   });
 }
@@ -82,14 +87,18 @@ export async function watch(onEvent, onOpen, onLost) {
   for (;;) {
     const silence = new AbortController();
     let timer = null;
+    const heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => silence.abort(), SILENCE_MS);
+    };
     try {
       const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
       const answer = await request("/events", { headers, signal: silence.signal });
+      heard();
       onOpen();
       pause = FIRST_PAUSE_MS;
       for await (const event of eventsOf(answer.body)) {
-        clearTimeout(timer);
-        timer = setTimeout(() => silence.abort(), SILENCE_MS);
+        heard();
         last = event.id ?? last;
         if (event.data) onEvent(JSON.parse(event.data));
       }

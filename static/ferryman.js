@@ -1,6 +1,7 @@
 // The page: takes files in, and keeps what it shows up to date.
 
 import * as api from "./api.js";
+import { filesOf } from "./folders.js";
 import { askAgain } from "./key.js";
 import * as recent from "./recent.js";
 import * as uploads from "./uploads.js";
@@ -15,6 +16,7 @@ const form = document.querySelector("#send");
 const choose = document.querySelector("#choose");
 const dropNote = document.querySelector("#drop-note");
 const live = document.querySelector("#live");
+const lost = document.querySelector("#lost");
 
 // Take in what is known of a File, by an answer or an event. COMPLETE is final, so whatever says otherwise is late.
 function learn(news) {
@@ -36,11 +38,13 @@ function hear(news) {
   if (isFinal(news) && !isFinal(known)) ask(news.id);
 }
 
+// The answer is for how long the service wants to be left alone, if it said so.
 async function ask(id) {
   try {
     learn(await api.read(`/files/${id}`));
   } catch (error) {
     if (error.status === 404) forget(id); // otherwise it is asked again soon
+    return error.retryAfterMs;
   }
 }
 
@@ -51,8 +55,12 @@ function forget(id) {
 
 async function askOnAndOn() {
   const open = [...records.values()].filter((record) => !isFinal(record)).slice(0, ASK_FOR);
-  for (const record of open) await ask(record.id);
-  setTimeout(askOnAndOn, live.hidden ? ASK_MS : ASK_ANYWAY_MS);
+  let told = 0;
+  for (const record of open) {
+    told = await ask(record.id);
+    if (told) break;
+  }
+  setTimeout(askOnAndOn, told || (live.hidden ? ASK_MS : ASK_ANYWAY_MS));
 }
 
 function take(files) {
@@ -73,14 +81,18 @@ let inside = 0; // the pointer enters and leaves every element on its way
 addEventListener("dragenter", (event) => hasFiles(event) && document.body.classList.toggle("dragging", ++inside > 0));
 addEventListener("dragleave", (event) => hasFiles(event) && document.body.classList.toggle("dragging", --inside > 0));
 addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
-addEventListener("drop", (event) => {
+addEventListener("drop", async (event) => {
   if (!hasFiles(event)) return;
   event.preventDefault();
   inside = 0;
   document.body.classList.remove("dragging");
-  const folders = [...event.dataTransfer.items].filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
-  if (folders.length) dropNote.textContent = "A folder cannot be sent. Drop the files in it instead.";
-  else take([...event.dataTransfer.files]);
+  try {
+    const files = await filesOf(event.dataTransfer);
+    take(files);
+    if (files.length === 0) dropNote.textContent = "There is no file in this folder.";
+  } catch {
+    dropNote.textContent = "This folder cannot be read.";
+  }
 });
 
 addEventListener("beforeunload", (event) => {
@@ -89,6 +101,7 @@ addEventListener("beforeunload", (event) => {
 
 function listen(isLive) {
   live.hidden = !isLive;
+  lost.hidden = isLive;
   if (isLive) recent.load(); // what happened before the stream began
 }
 

@@ -2,6 +2,7 @@
 
 const region = document.querySelector("#news");
 const GATHER_MS = 1000;
+const SAID = 3;
 
 let gathered = [];
 let timer = null;
@@ -12,8 +13,9 @@ export function tell(sentence) {
 }
 
 function speak() {
-  const many = gathered.length > 3 ? `, and ${gathered.length - 3} more changes` : "";
-  region.textContent = gathered.slice(-3).join(" ") + many;
+  const more = gathered.length - SAID;
+  if (more > 0) gathered = [...gathered.slice(-SAID), more === 1 ? "And 1 more change." : `And ${more} more changes.`];
+  region.textContent = gathered.join(" ");
   gathered = [];
   timer = null;
 }

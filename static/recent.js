@@ -7,6 +7,7 @@ import { bytes, moment, stateOf } from "./words.js";
 
 const TYPING_MS = 250;
 const GATHER_MS = 400;
+const AGAIN_MS = 5000;
 const MANY = 1000;
 
 const table = document.querySelector("#files");
@@ -68,9 +69,11 @@ export async function load() {
     if (rows.size === 0) next = page.next;
     table.dataset.path = path;
     insert(page.files, body.firstElementChild);
-    say(rows.size ? "" : isFiltered() ? "No file matches." : "Nothing here yet. Drop a file above, and it shows up here.");
+    say(rows.size ? "" : isFiltered() ? "No file matches." : "Nothing here yet. A file that you send shows up here.");
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message);
+    if (error.name === "AbortError") return;
+    say(error.message);
+    if ([0, 429, 503].includes(error.status)) later(error.retryAfterMs || AGAIN_MS);
   }
 }
 

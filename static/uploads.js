@@ -12,6 +12,7 @@ const LABELS = { retry: "Try again", download: "Download", copy: "Copy the link 
 const LONGEST_PAUSE_MS = 60_000;
 
 const list = document.querySelector("#uploads");
+const title = document.querySelector("#send-title");
 const template = document.querySelector("#upload");
 const uploads = new Set();
 
@@ -79,10 +80,16 @@ class Upload {
     const busy = [429, 503].includes(error.status) || (error.status === 409 && !error.fileId);
     this.tries += 1;
     if (!busy || this.tries >= TRIES) return this.fail(error.message);
-    const pause = Math.min(error.retryAfterMs || 1000 * this.tries, LONGEST_PAUSE_MS);
-    this.show("pause", "Waiting", `${error.message} Sending it again in ${duration(pause)}.`, null);
-    await new Promise((resolve) => setTimeout(resolve, pause));
+    await this.pause(error.message, Math.min(error.retryAfterMs || 1000 * this.tries, LONGEST_PAUSE_MS));
     if (!this.aborter.signal.aborted) return this.send();
+  }
+
+  async pause(reason, ms) {
+    const until = performance.now() + ms;
+    for (let left = ms; left > 0 && !this.aborter.signal.aborted; left = until - performance.now()) {
+      this.show("pause", "Waiting", `${reason} Sending it again in ${Math.ceil(left / 1000)}\u00a0s.`, null);
+      await new Promise((resolve) => setTimeout(resolve, Math.min(left, 1000)));
+    }
   }
 
   // The service has the file, although it could not deliver it in the request.
@@ -159,6 +166,7 @@ class Upload {
 
   cancel() {
     this.aborter?.abort();
+    (this.card.nextElementSibling ?? this.card.previousElementSibling ?? title).focus();
     this.forget();
     fill();
   }
@@ -231,5 +239,5 @@ function tidy() {
 
 document.querySelector("#clear").addEventListener("click", () => {
   for (const upload of [...uploads]) if (upload.isOver) upload.forget();
-  document.querySelector("#send-title").focus();
+  title.focus();
 });

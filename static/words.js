@@ -2,21 +2,22 @@
 
 const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
 const LABELS = { PENDING: "Pending", PROCESSING: "Processing", COMPLETE: "Complete", ERROR: "Error" };
+const JOINED = "\u00a0"; // no line ends between a number and its unit
 const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 export function bytes(count) {
-  if (count === 1) return "1 byte";
+  if (count === 1) return `1${JOINED}byte`;
   let unit = 0;
   while (count >= 999.5 && unit < UNITS.length - 1) {
     count /= 1000;
     unit += 1;
   }
-  return `${unit && count < 9.95 ? count.toFixed(1) : Math.round(count)} ${UNITS[unit]}`;
+  return `${unit && count < 9.95 ? count.toFixed(1) : Math.round(count)}${JOINED}${UNITS[unit]}`;
 }
 
 export function duration(ms) {
-  if (ms < 999.5) return `${Math.round(ms)} ms`;
-  return ms < 99_950 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 60_000)} min`;
+  if (ms < 999.5) return `${Math.round(ms)}${JOINED}ms`;
+  return ms < 99_950 ? `${(ms / 1000).toFixed(1)}${JOINED}s` : `${Math.round(ms / 60_000)}${JOINED}min`;
 }
 
 export const moment = (text) => MOMENT.format(new Date(text));

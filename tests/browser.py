@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright
@@ -20,6 +21,7 @@ QUIET = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP plain.test 127.0.0.1",
 ]
 DROP = """([files, selector]) => {
   const dataTransfer = new DataTransfer();
@@ -29,6 +31,11 @@ DROP = """([files, selector]) => {
     document.querySelector(selector).dispatchEvent(event);
   }
 }"""
+
+
+def not_secure(url: str) -> str:
+    """The same service where a browser allows a page less: neither https nor this machine's own name."""
+    return url.replace("127.0.0.1", "plain.test")
 
 
 def launch(playwright: Playwright) -> Browser:
@@ -75,6 +82,20 @@ class Visit:
     def drop(self, files: Iterable[tuple[str, int]], on: str = "#drop") -> None:
         """Drop files of these sizes on an element."""
         self.page.evaluate(DROP, [list(files), on])
+
+    def drop_from_disk(self, *paths: Path) -> None:
+        """Drop files and folders of the disk on the page, as a file manager does."""
+        session = self.page.context.new_cdp_session(self.page)
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            session.send("Input.dispatchDragEvent", {"type": kind, "x": 100, "y": 100, "data": data})
+
+    def enter_key(self, key: str) -> None:
+        """Give the key that the page asks for."""
+        dialog = self.page.get_by_role("dialog", name="This service asks for a key")
+        dialog.get_by_label("Key").fill(key)
+        dialog.get_by_role("button", name="Use key").click()
+        dialog.wait_for(state="hidden")
 
     def card(self, name: str) -> Locator:
         """A file of this visit."""

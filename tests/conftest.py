@@ -10,11 +10,14 @@ from uuid import uuid4
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from playwright.sync_api import Browser, sync_playwright
 
 from app import create_app
 from config import Config
 from database import db
 from store import Store
+from tests.browser import launch
+from tests.faults.proxy import Proxy
 from tests.stack import PostgresServer, RedisServer, S3Server
 
 if TYPE_CHECKING:
@@ -100,6 +103,23 @@ def client(app: Flask) -> FlaskClient:
 def bucket(s3: S3Server) -> S3Client:
     """The boto3 client of the service, for looking into the bucket."""
     return Store(Config.from_mapping(s3.settings)).client
+
+
+@pytest.fixture(scope="module")
+def s3_link(s3: S3Server) -> Iterator[Proxy]:
+    """A way to S3 that can break."""
+    proxy = Proxy(s3.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium."""
+    with sync_playwright() as playwright:
+        chromium = launch(playwright)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def set_out(visit: Visit) -> None:
     visit.choose_mode("Celery")
     visit.drop([("interview at the harbour, uncut.mp4", 30 * MB)])
     sending = visit.card("interview at the harbour, uncut.mp4").locator(".detail")
-    expect(sending).to_have_text(re.compile(r"^[4-9][\d.]* MB of|^1\d MB of"), timeout=PATIENCE_MS)
+    expect(sending).to_have_text(re.compile(r"^[4-9][\d.]*\sMB of|^1\d\sMB of"), timeout=PATIENCE_MS)
 
 
 def fail(visit: Visit) -> None:

@@ -7,20 +7,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
 from flask.testing import FlaskClient
-from playwright.sync_api import Browser, Dialog, Locator, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Locator, Page, Request, expect
 
-from tests.browser import CHROMIUM, MISSING, Visit, launch, throttle, visiting
+from tests.browser import CHROMIUM, MISSING, Visit, not_secure, throttle, visiting
 from tests.faults.proxy import Link, Proxy, nothing
 from tests.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
 MODES = {"Normal": "normal", "Async": "async", "Celery": "celery"}
 SLOW = 300_000
+MANY = 120  # a browser reads a folder by a hundred entries
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 UPLOAD = re.compile(r"_upload$")
 HOSTILE = (
@@ -41,24 +43,18 @@ in_browser = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 
 
 @pytest.fixture(scope="module")
-def own_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A store that may be killed."""
-    server = S3Server(tmp_path_factory.mktemp("page-s3"))
-    server.start()
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
 def settings(
-    own_s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    s3: S3Server, s3_link: Proxy, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("page")
-    database = {"SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}", "SPOOL_DIR": str(folder / "spool")}
-    return {**own_s3.settings, **redis_server.settings, **database, "AUTH": "open"}
+    return {
+        **s3.settings,
+        **redis_server.settings,
+        "S3_ENDPOINT_URL": f"http://127.0.0.1:{s3_link.port}",
+        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
+        "SPOOL_DIR": str(folder / "spool"),
+        "AUTH": "open",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +73,17 @@ def web(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
     assert codes == (0, 0)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = launch(playwright)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def visit(browser: Browser, web: Web) -> Iterator[Visit]:
     with visiting(browser, web.url) as visit:
+        visit.open()
+        yield visit
+
+
+@pytest.fixture
+def plain_visit(browser: Browser, web: Web) -> Iterator[Visit]:
+    """A visit without https: such a page may not copy."""
+    with visiting(browser, not_secure(web.url)) as visit:
         visit.open()
         yield visit
 
@@ -147,7 +143,7 @@ def test_a_file_goes_to_s3(visit: Visit, web: Web, how: str, mode: str) -> None:
     [row] = named(web, name)
     assert (row["mode"], row["size"], row["upload_status"]) == (MODES[mode], 200_000, "COMPLETE")
     times = visit.page.locator(f"#times [data-mode={MODES[mode]}]")
-    expect(times.locator("td b")).to_have_text([re.compile(r"^\d+ ms$|^\d+\.\d s$")] * 2)
+    expect(times.locator("td b")).to_have_text([re.compile(r"^\d+\sms$|^\d+\.\d\ss$")] * 2)
     assert float(times.locator("rect.total").get_attribute("width")[:-1]) == 100  # type: ignore[index]
 
 
@@ -176,11 +172,40 @@ def test_ten_files_go_three_at_a_time(visit: Visit) -> None:
 
 
 @in_browser
+def test_a_dropped_folder_is_sent_with_all_folders_in_it(visit: Visit, web: Web, tmp_path: Path) -> None:
+    folder, beside = tmp_path / "folder", tmp_path / "beside.txt"
+    (folder / "inner" / "innermost").mkdir(parents=True)
+    (folder / "inner" / "empty").mkdir()
+    names = {"outer.txt", "beside.txt", "innermost.txt", *(f"inner-{number:03}.txt" for number in range(MANY))}
+    for path in (beside, folder / "outer.txt", folder / "inner" / "innermost" / "innermost.txt"):
+        path.write_text(path.name)
+    for number in range(MANY):
+        (folder / "inner" / f"inner-{number:03}.txt").write_text(str(number))
+    visit.drop_from_disk(folder, beside)
+    expect(visit.page.locator("#uploads bdi")).to_have_count(len(names))
+    assert set(visit.page.locator("#uploads bdi").all_text_contents()) == names
+    expect(visit.page.get_by_text(f"{len(names)} of {len(names)} in S3")).to_be_visible(timeout=HEALED_MS)
+    [innermost] = named(web, "innermost")
+    content = requests.get(f"{web.url}/files/{innermost['id']}/content", timeout=20).content
+    assert content == b"innermost.txt"
+
+
+@in_browser
+def test_a_folder_without_files_is_told(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    visit.drop_from_disk(tmp_path)
+    expect(visit.page.locator("#drop-note")).to_have_text("There is no file in this folder.")
+    visit.drop([("after.txt", 1)])
+    expect(visit.page.locator("#drop-note")).to_be_empty()
+    expect(status_of(visit.card("after.txt"))).to_have_text("Complete")
+
+
+@in_browser
 def test_the_bytes_are_seen_going_up_and_can_be_taken_back(visit: Visit, web: Web) -> None:
     throttle(visit, SLOW)
     visit.send(("slow.bin", bytes(3_000_000)))
     card = visit.card("slow.bin")
-    expect(card.locator(".detail")).to_have_text(re.compile(r"\d+ kB of 3.0 MB"))
+    expect(card.locator(".detail")).to_have_text(re.compile(r"\d+\skB of 3\.0\sMB"))
     wait_for(lambda: 0.02 < float(card.locator("progress").get_attribute("value") or 0) < 1)
     card.get_by_role("button", name="Take back slow.bin").click()
     expect(visit.card("slow.bin")).to_have_count(0)
@@ -237,8 +262,8 @@ def test_a_cut_connection_makes_no_second_file(browser: Browser, web: Web) -> No
 
 
 @in_browser
-def test_an_outage_of_s3_is_told_and_heals(visit: Visit, own_s3: S3Server) -> None:
-    own_s3.kill()
+def test_an_outage_of_s3_is_told_and_heals(visit: Visit, s3_link: Proxy) -> None:
+    s3_link.refuse()
     visit.choose_mode("Async")
     visit.send(("patient.bin", bytes(1000)))
     visit.choose_mode("Normal")
@@ -249,8 +274,7 @@ def test_an_outage_of_s3_is_told_and_heals(visit: Visit, own_s3: S3Server) -> No
     expect(impatient.locator(".detail")).to_have_text("S3 does not answer.")
     expect(visit.row("impatient.bin")).to_contain_text("S3 does not answer.")
     visit.expect("502")
-    own_s3.start()
-    own_s3.wait()
+    s3_link.recover()
     impatient.get_by_role("button", name="Try again").click()
     expect(status_of(impatient)).to_have_text("Complete", timeout=HEALED_MS)
     expect(status_of(patient)).to_have_text("Complete", timeout=HEALED_MS)
@@ -359,18 +383,109 @@ def test_it_works_by_keyboard_alone(visit: Visit, files: None) -> None:
 
 
 @in_browser
-@pytest.mark.parametrize(("device", "scheme"), [("desk", "light"), ("phone", "dark")])
-def test_anyone_can_read_it(browser: Browser, web: Web, device: str, scheme: str) -> None:
+def test_what_failed_is_tried_again_found_and_shared_by_keyboard_alone(
+    plain_visit: Visit, s3_link: Proxy, files: None
+) -> None:
+    visit = plain_visit
+    page, press = visit.page, visit.page.keyboard.press
+    fail(visit, s3_link, "keys-1.bin", "keys-2.bin")
+    first, second = visit.card("keys-1.bin"), visit.row("keys-2.bin")
+    tab_to(page, first.get_by_role("button", name="Try again"))
+    press("Enter")
+    expect(first).to_be_focused()
+    expect(status_of(first)).to_have_text("Complete")
+    tab_to(page, first.get_by_role("button", name="Copy the link"))
+    press("Enter")
+    shown = page.get_by_role("dialog", name="Copy this link").get_by_role("textbox")
+    expect(shown).to_be_focused()
+    expect(shown).to_have_value(re.compile("keys-1"))
+    assert page.evaluate("getSelection().toString()") == shown.input_value()
+    press("Escape")
+    expect(first.get_by_role("button", name="Copy the link")).to_be_focused()
+    tab_to(page, second.get_by_role("button", name="Try again"))
+    press("Space")
+    expect(status_of(second)).to_have_text("Complete")
+    expect(second.get_by_role("button", name="Delete")).to_be_focused()
+    tab_to(page, page.get_by_role("searchbox", name="Name"), "Shift+Tab")
+    page.keyboard.type("keys-2")
+    expect(visit.row("keys-1.bin")).to_have_count(0)
+    tab_to(page, page.get_by_role("combobox", name="Status"))
+    page.keyboard.type("Err")
+    expect(page.get_by_text("No file matches.")).to_be_visible()
+    tab_to(page, page.get_by_role("button", name="Clear finished"), "Shift+Tab")
+    press("Enter")
+    expect(page.get_by_role("heading", name="Upload")).to_be_focused()
+
+
+@in_browser
+def test_the_focus_is_not_lost_with_what_is_taken_back(visit: Visit) -> None:
+    visit.send(("lower", b"x"), ("upper", b"x"))
+    for name, next_one in (
+        ("lower", visit.card("upper")),
+        ("upper", visit.page.get_by_role("heading", name="Upload")),
+    ):
+        expect(status_of(visit.card(name))).to_have_text("Not sent")
+        tab_to(visit.page, visit.card(name).get_by_role("button", name="Take back"))
+        visit.page.keyboard.press("Enter")
+        expect(visit.card(name)).to_have_count(0)
+        expect(next_one).to_be_focused()
+    visit.expect("400")
+
+
+def tab_to(page: Page, wanted: Locator, key: str = "Tab") -> None:
+    """Go on by keyboard until it has the focus, which is seen all the way."""
+    for _ in range(30):
+        page.keyboard.press(key)
+        assert page.evaluate(IS_FOCUS_SEEN)
+        if wanted.evaluate("(element) => element === document.activeElement"):
+            return
+    pytest.fail(f"{wanted} cannot be reached")
+
+
+def fail(visit: Visit, s3_link: Proxy, *names: str) -> None:
+    """Let files end in ERROR."""
+    s3_link.refuse()
+    try:
+        visit.choose_mode("Normal")
+        visit.send(*((name, b"x") for name in names))
+        for name in names:
+            expect(status_of(visit.card(name))).to_have_text("Error")
+            expect(status_of(visit.row(name))).to_have_text("Error")
+    finally:
+        s3_link.recover()
+    visit.expect("502")
+
+
+@in_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("device", ["desk", "phone"])
+def test_anyone_can_read_it_in_every_state(
+    browser: Browser, web: Web, s3_link: Proxy, files: None, device: str, scheme: str
+) -> None:
     options = PHONE if device == "phone" else {}
-    with visiting(browser, web.url, color_scheme=scheme, reduced_motion="reduce", **options) as visit:
+    with visiting(browser, not_secure(web.url), color_scheme=scheme, reduced_motion="reduce", **options) as visit:
         visit.open()
+        expect(visit.page.get_by_text("Nothing here yet.")).to_be_visible()
         fine(visit)
-        name = "a-file-with-a-very-long-name-" * 5 + f"{device}-{scheme}.txt"
-        visit.send((name, b"x"), ("noextension", b"x"))
+        throttle(visit, SLOW)
+        visit.send(("slow.bin", bytes(3_000_000)))
+        expect(visit.card("slow.bin").locator(".detail")).to_have_text(re.compile(r"of 3\.0\sMB"))
+        fine(visit)
+        visit.card("slow.bin").get_by_role("button", name="Take back").click()
+        throttle(visit, -1)
+        fail(visit, s3_link, "failed.bin")
+        visit.send(("noextension", b"x"))
         expect(status_of(visit.card("noextension"))).to_have_text("Not sent")
+        fine(visit)
+        name = "a-file-with-a-very-long-name-" * 5 + ".txt"
+        visit.send((name, b"x"))
         expect(status_of(visit.row(name))).to_have_text("Complete")
         fine(visit)
         visit.row(name).get_by_role("button", name="Delete").click()
+        fine(visit)
+        visit.page.get_by_role("button", name="Keep it").click()
+        visit.row(name).get_by_role("button", name="Copy the link").click()
+        expect(visit.page.get_by_role("dialog", name="Copy this link")).to_be_visible()
         fine(visit)
         visit.expect("400")
 

@@ -3,45 +3,70 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import Connection, Engine, event, update
+from sqlalchemy.exc import OperationalError
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
 import notify
 import webhooks
+from app import create_app
 from database import db, utcnow
 from deliver import deliver
+from models import File
 from notify import Sender
 from tests.conftest import made_app
-from tests.stack import Service, Web, wait_for
+from tests.stack import PostgresServer, Service, Web, wait_for
 
 KEY = base64.b64encode(b"a secret of some thirty-two bytes").decode()
 SECRET = f"whsec_{KEY}"
+OTHER_SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
+TOKEN = "the-address-is-a-secret-too"
+MANY = 100
+
+
+Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Receiver:
-    """A small real receiver, which answers as it is told."""
+    """A small real receiver, which answers as it is told, or behaves badly."""
 
     def __init__(self) -> None:
         self.status = 200
+        self.behaviour: Behaviour | None = None
         self.got: list[tuple[dict[str, str], bytes]] = []
+        self.paths: list[str] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.paths.append(self.path)
                 receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                if receiver.behaviour:
+                    receiver.behaviour(self)
+                    self.close_connection = True
+                    return
                 self.send_response(receiver.status)
                 self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", "0")
@@ -53,12 +78,33 @@ class Receiver:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook?token={TOKEN}"
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def hang(handler: BaseHTTPRequestHandler) -> None:
+    """Say nothing until the sender has left."""
+    handler.connection.recv(1)
+
+
+def hang_up(handler: BaseHTTPRequestHandler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def garble(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"This is no HTTP.\r\n\r\n")
+
+
+def answer_without_end(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    with suppress(OSError):
+        while True:
+            handler.wfile.write(bytes(65536))
 
 
 @pytest.fixture
@@ -71,6 +117,12 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def env(env: dict[str, str], receiver: Receiver) -> dict[str, str]:
     return {**env, "WEBHOOK_URL": receiver.url, "WEBHOOK_SECRET": SECRET}
+
+
+@pytest.fixture
+def either(env: dict[str, str], database_uri: str) -> Iterator[Flask]:
+    """The app on each database."""
+    yield from made_app({**env, "SQLALCHEMY_DATABASE_URI": database_uri})
 
 
 def end_a_file(app: Flask, lost: bool = False) -> str:
@@ -113,6 +165,18 @@ def test_the_end_of_a_file_is_told_once_and_signed(app: Flask, receiver: Receive
         Verifier(SECRET).verify(body.decode().replace("a.txt", "b.txt"), headers)
 
 
+def test_the_signature_is_that_of_the_standard(app: Flask, receiver: Receiver) -> None:
+    end_a_file(app)
+    send(app)
+    [(headers, body)] = receiver.got
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body.decode()}"
+    mac = hmac.new(base64.b64decode(KEY), signed.encode(), hashlib.sha256).digest()
+    assert headers["webhook-signature"] == f"v1,{base64.b64encode(mac).decode()}"
+    for secret, changed in ((OTHER_SECRET, {}), (SECRET, {"webhook-id": "msg_other"})):
+        with pytest.raises(WebhookVerificationError):
+            Verifier(secret).verify(body.decode(), {**headers, **changed})
+
+
 @pytest.mark.parametrize("status", [500, 302, 404])
 def test_a_refusal_is_tried_again_under_the_same_id(app: Flask, receiver: Receiver, status: int) -> None:
     end_a_file(app)
@@ -125,9 +189,143 @@ def test_a_refusal_is_tried_again_under_the_same_id(app: Flask, receiver: Receiv
     send(app)
     assert len(receiver.got) == 2
     assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+    assert set(receiver.paths) == {f"/hook?token={TOKEN}"}  # a redirect is not followed
     run = app.test_cli_runner()
     assert "delivered" in run.invoke(args=["webhooks", "list"]).output
     assert run.invoke(args=["webhooks", "list", "--failed"]).output == ""
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [(hang, "ReadTimeoutError"), (hang_up, "ProtocolError"), (garble, "ProtocolError")],
+)
+def test_no_answer_is_tried_again_and_gives_no_secret_away(
+    app: Flask,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    behaviour: Behaviour,
+    error: str,
+) -> None:
+    monkeypatch.setattr(notify, "READ_SECONDS", 0.2)
+    end_a_file(app)
+    receiver.behaviour = behaviour
+    send(app)
+    with app.app_context():
+        [message] = webhooks.log()
+    assert (webhooks.state(message), message.last_error) == ("waiting", f"No answer ({error}).")
+    assert message.id in caplog.text
+    assert KEY not in caplog.text
+    assert TOKEN not in caplog.text
+    make_due(app)
+    receiver.behaviour = None
+    send(app)
+    assert [headers["webhook-id"] for headers, _ in receiver.got] == [message.id] * 2
+    with app.app_context():
+        [message] = webhooks.log()
+    assert (webhooks.state(message), message.last_error, message.attempts) == ("delivered", None, 2)
+
+
+def test_an_answer_without_end_is_not_read(app: Flask, receiver: Receiver) -> None:
+    end_a_file(app)
+    receiver.behaviour = answer_without_end
+    send(app)
+    with app.app_context():
+        assert [webhooks.state(message) for message in webhooks.log()] == ["delivered"]
+
+
+@contextmanager
+def ends_cannot_be_committed(engine: Engine) -> Iterator[None]:
+    """Let the database be away just when a file's end is to be committed."""
+    ending: list[Connection] = []
+
+    def note(connection: Connection, _: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if statement.startswith("UPDATE files") and "COMPLETE" in str(parameters):
+            ending.append(connection)
+
+    def fail(connection: Connection) -> None:
+        if connection in ending:
+            raise OperationalError("COMMIT", {}, ConnectionError("the database is away"))
+
+    event.listen(engine, "after_cursor_execute", note)
+    event.listen(engine, "commit", fail)
+    try:
+        yield
+    finally:
+        event.remove(engine, "after_cursor_execute", note)
+        event.remove(engine, "commit", fail)
+
+
+def test_an_end_that_is_rolled_back_tells_nobody(either: Flask, receiver: Receiver) -> None:
+    with either.app_context():
+        engine = db.engine
+    with ends_cannot_be_committed(engine), pytest.raises(OperationalError):
+        end_a_file(either)
+    with either.app_context():
+        file_id, status = db.session.execute(db.select(File.id, File.upload_status)).one()
+        assert (status, webhooks.log()) == ("PROCESSING", [])
+        db.session.execute(update(File).values(due_at=utcnow()))  # the lease of that run is over
+        db.session.commit()
+        deliver(file_id)
+    send(either)
+    [(_, body)] = receiver.got
+    assert json.loads(body)["type"] == "file.complete"
+
+
+def write_messages(app: Flask) -> set[str]:
+    """Let many messages be due."""
+    facts = {"file_id": "any", "owner": "any", "type": "file.complete", "body": "{}", "attempts": 0}
+    ids = {f"msg_{number}" for number in range(MANY)}
+    with app.app_context():
+        now = utcnow()
+        db.session.add_all(webhooks.Webhook(id=each, created_at=now, due_at=now, **facts) for each in ids)
+        db.session.commit()
+    return ids
+
+
+def claim_in_a_process(env: dict[str, str], own: Path, other: Path) -> list[str]:
+    """Claim messages until there is none, beginning with the other process."""
+    app = create_app(env)
+    with app.app_context():
+        webhooks.log()
+        own.touch()
+        wait_for(other.exists)
+        claimed = []
+        while message := webhooks.claim(60):
+            claimed.append(message.id)
+        db.engine.dispose()
+    return claimed
+
+
+def test_two_processes_on_postgresql_claim_each_message_once(
+    env: dict[str, str], postgres: PostgresServer, tmp_path: Path
+) -> None:
+    settings = {**env, "SQLALCHEMY_DATABASE_URI": postgres.new_database(uuid4().hex)}
+    here, there = tmp_path / "here", tmp_path / "there"
+    for app in made_app(settings):
+        ids = write_messages(app)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            job = pool.submit(claim_in_a_process, settings, there, here)
+            first, second = claim_in_a_process(settings, here, there), job.result()
+        assert Counter(first + second) == Counter(ids)
+        assert first
+        assert second
+
+
+def test_a_sender_whose_lease_is_over_changes_nothing(either: Flask) -> None:
+    write_messages(either)
+    with either.app_context():
+        db.session.execute(db.delete(webhooks.Webhook).where(webhooks.Webhook.id != "msg_0"))
+        db.session.commit()
+        late, present = webhooks.claim(0), webhooks.claim(60)
+        assert late
+        assert present
+        assert not webhooks.give_up(late, "late")
+        assert not webhooks.postpone(late, 0, "late")
+        assert not webhooks.succeed(late)
+        assert webhooks.succeed(present)
+        [message] = webhooks.log()
+        assert (webhooks.state(message), message.attempts) == ("delivered", 2)
 
 
 def test_pauses_grow_and_come_to_an_end(app: Flask, receiver: Receiver) -> None:
@@ -181,6 +379,33 @@ def test_a_crash_before_the_sending_loses_nothing_and_two_processes_send_once(
         assert web.stop() == 0
     assert sorted(json.loads(body)["data"]["id"] for _, body in receiver.got) == sorted(ids)
     assert KEY not in web.text()
+    assert TOKEN not in web.text()
+
+
+def test_a_stop_does_not_wait_for_a_receiver_that_hangs_and_another_process_sends_again(
+    app: Flask, env: dict[str, str], receiver: Receiver, tmp_path: Path
+) -> None:
+    web = Web(tmp_path, {**env, "LOG_LEVEL": "debug"})
+    Service.start(web)
+    receiver.behaviour = hang
+    try:
+        web.wait()
+        web.upload("async", "a.txt", b"hello")
+        wait_for(lambda: receiver.got)
+        began = time.monotonic()
+        assert web.stop() == 0
+        assert time.monotonic() - began < notify.STOP_SECONDS + 3
+    finally:
+        web.stop()
+    receiver.behaviour = None
+    send(app)  # not before the lease of the stopped process is over
+    assert len(receiver.got) == 1
+    make_due(app)
+    send(app)
+    assert len(receiver.got) == 2
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+    assert KEY not in web.text()
+    assert TOKEN not in web.text()
 
 
 def test_a_deleted_file_tells_nobody_and_old_messages_are_forgotten(app: Flask, receiver: Receiver) -> None:
