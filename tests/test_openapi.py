@@ -7,11 +7,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from http import HTTPStatus
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from tests.stack import ROOT, RedisServer, S3Server, Web, Worker
@@ -55,6 +59,20 @@ def find_faults(service: Web, *options: str) -> None:
 
 def test_schemathesis_finds_nothing_with_a_key(service: Web, key: str) -> None:
     find_faults(service, "--header", f"Authorization: Bearer {key}", "--max-examples", "10")
+
+
+def test_the_events_of_a_deleted_file_are_as_documented(client: FlaskClient) -> None:
+    row: Any = client.post("/celery_upload", data={"file": (BytesIO(b"hello"), "a.txt")}).json
+    assert client.delete(f"/files/{row['id']}").status_code == HTTPStatus.NO_CONTENT
+    stream = client.get("/events", headers={"Last-Event-ID": "0"})
+    pieces, told = stream.iter_encoded(), list[Any]()
+    while not told or told[-1]["error"] != "Deleted.":
+        told += map(json.loads, re.findall(rb"^data: (.*)$", next(pieces), re.MULTILINE))
+    stream.close()
+    assert [event["name"] for event in told] == [None, None]
+    schema = client.application.extensions["openapi"]["components"]["schemas"]["Event"]
+    for event in told:
+        OAS31Validator(schema).validate(event)
 
 
 def test_the_document_is_valid_and_complete(app: Flask) -> None:
