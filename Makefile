@@ -7,7 +7,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak scale load bench bench-quick pictures check format clean openapi
+.PHONY: help run test faults fuzz soak scale load bench bench-quick pictures check format clean openapi
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,10 +16,13 @@ run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=
 	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python run.py
 
 test: .venv/test ## Run all tests on real servers, with coverage (ARGS="-k contract")
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not soak and not scale" $(ARGS)
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not fuzz and not soak and not scale" $(ARGS)
 
 faults: .venv/test ## Run the whole fault kit: everything that can die, at every step
 	@$(BIN)/python -m pytest tests/faults -m "not soak" $(ARGS)
+
+fuzz: .venv/test ## Let schemathesis try a whole service for FUZZ_SECONDS=240, each time otherwise (SEED=...)
+	@$(BIN)/python -m pytest tests/test_openapi.py -s -m fuzz $(ARGS)
 
 soak: .venv/test ## Load with random faults for SOAK_SECONDS=240
 	@$(BIN)/python -m pytest tests/faults -s -m soak $(ARGS)
