@@ -7,7 +7,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults fuzz soak scale load bench bench-quick pictures check format clean openapi
+.PHONY: help run test faults fuzz soak scale load bench bench-quick pictures check format clean openapi release-api
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,8 +45,11 @@ pictures: .venv/test ## Make the pictures of the page for the docs
 openapi: .venv/test ## Publish the API's document as docs/openapi.json
 	@S3_BUCKET_NAME=any SPOOL_DIR=var/openapi $(BIN)/python -c 'import json, app; print(json.dumps(app.create_app().extensions["openapi"], indent=2))' > docs/openapi.json
 
-check: .venv/test ## Check format, lint, types, and for known weaknesses
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy .
+release-api: ## Promise clients what docs/openapi.json says: a part of every release
+	@cp docs/openapi.json docs/openapi-released.json
+
+check: .venv/test ## Check format, lint, types, what would break clients, and for known weaknesses
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy . .ci/*.py && $(BIN)/python .ci/breaking.py
 	@$(BIN)/bandit -q -c pyproject.toml -r . && $(BIN)/python .ci/audit.py
 
 format: .venv/test ## Format the code
