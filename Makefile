@@ -21,7 +21,7 @@ test: .venv/test ## Run all tests on real servers, with coverage (ARGS="-k contr
 faults: .venv/test ## Run the whole fault kit: everything that can die, at every step
 	@$(BIN)/python -m pytest tests/faults -m "not soak" $(ARGS)
 
-fuzz: .venv/test ## Let schemathesis try a whole service for FUZZ_SECONDS=240, each time otherwise (SEED=...)
+fuzz: .venv/test ## Let schemathesis try a whole service on both databases, each for FUZZ_SECONDS=120 (SEED=...)
 	@$(BIN)/python -m pytest tests/test_openapi.py -s -m fuzz $(ARGS)
 
 soak: .venv/test ## Load with random faults for SOAK_SECONDS=240

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -34,15 +35,20 @@ class Tried(NamedTuple):
     link: str | None
 
 
-@pytest.fixture(scope="module")
-def settings(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings of a service that asks for keys."""
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.fuzz)])
+def settings(
+    request: pytest.FixtureRequest,
+    s3: S3Server,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, str]:
+    """Settings of a service that asks for keys, on each kind of database."""
     folder = tmp_path_factory.mktemp("openapi")
-    keys = {"AUTH": "required", "KEY_REQUESTS_PER_MINUTE": "1000000"}
-    return {**s3.settings, **redis_server.settings, **keys} | {
-        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
-        "SPOOL_DIR": str(folder / "spool"),
-    }
+    keys = {"AUTH": "required", "KEY_REQUESTS_PER_MINUTE": "1000000", "SPOOL_DIR": str(folder / "spool")}
+    uri = f"sqlite:///{folder / 'files.db'}"
+    if request.param == "postgresql":
+        uri = request.getfixturevalue("postgres").new_database(uuid4().hex)
+    return {**s3.settings, **redis_server.settings, **keys, "SQLALCHEMY_DATABASE_URI": uri}
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +160,7 @@ def test_schemathesis_finds_nothing_in_a_longer_time(service: Web, keys: tuple[s
     """FUZZ_SECONDS at least, from a SEED that is told."""
     seed = os.environ.get("SEED") or str(secrets.randbelow(10**9))
     sys.stdout.write(f"SEED={seed}\n")
-    options = ["--seed", seed, "--max-time", os.environ.get("FUZZ_SECONDS", "240")]
+    options = ["--seed", seed, "--max-time", os.environ.get("FUZZ_SECONDS", "120")]
     # The service soon hears no more keys from an address that sends wrong ones again and again.
     seen = find_faults(service, tmp_path, *options, "--exclude-checks", "ignored_auth", keys=keys)
     sys.stdout.write(f"{len(seen)} requests\n")
