@@ -7,7 +7,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak scale load bench bench-quick pictures check format clean openapi
+.PHONY: help run test faults fuzz soak scale load bench bench-quick pictures check format clean openapi release-api
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,10 +16,13 @@ run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=
 	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python run.py
 
 test: .venv/test ## Run all tests on real servers, with coverage (ARGS="-k contract")
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not soak and not scale" $(ARGS)
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not fuzz and not soak and not scale" $(ARGS)
 
 faults: .venv/test ## Run the whole fault kit: everything that can die, at every step
 	@$(BIN)/python -m pytest tests/faults -m "not soak" $(ARGS)
+
+fuzz: .venv/test ## Let schemathesis try a whole service on both databases, each for FUZZ_SECONDS=120 (SEED=...)
+	@$(BIN)/python -m pytest tests/test_openapi.py -s -m fuzz $(ARGS)
 
 soak: .venv/test ## Load with random faults for SOAK_SECONDS=240
 	@$(BIN)/python -m pytest tests/faults -s -m soak $(ARGS)
@@ -42,8 +45,11 @@ pictures: .venv/test ## Make the pictures of the page for the docs
 openapi: .venv/test ## Publish the API's document as docs/openapi.json
 	@S3_BUCKET_NAME=any SPOOL_DIR=var/openapi $(BIN)/python -c 'import json, app; print(json.dumps(app.create_app().extensions["openapi"], indent=2))' > docs/openapi.json
 
-check: .venv/test ## Check format, lint, types, and for known weaknesses
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy .
+release-api: ## Promise clients what docs/openapi.json says: a part of every release
+	@cp docs/openapi.json docs/openapi-released.json
+
+check: .venv/test ## Check format, lint, types, what would break clients, and for known weaknesses
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy . .ci/*.py && $(BIN)/python .ci/breaking.py
 	@$(BIN)/bandit -q -c pyproject.toml -r . && $(BIN)/python .ci/audit.py
 
 format: .venv/test ## Format the code

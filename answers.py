@@ -76,7 +76,10 @@ PARAMETERS: dict[str, Piece] = {
     ),
     "Status": _query("status", text("Only files with this status.", enum=[str(one) for one in UploadStatus])),
     "Mode": _query("mode", text("Only files that went this way.", enum=list(RUNS))),
-    "Name": _query("name", text("Only files with this in their name, in any case.", maxLength=MAX_NAME)),
+    "Name": _query(
+        "name",
+        text("Only files with this in their name, in any case.", pattern=r"^[^\x00]*$", maxLength=MAX_NAME),
+    ),
 }
 
 LIMITS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")

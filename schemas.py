@@ -30,7 +30,8 @@ def number(description: str, *examples: int, **more: Any) -> Piece:
 
 def or_null(piece: Piece) -> Piece:
     """Let it be null as well."""
-    return {**piece, "type": [piece["type"], "null"]}
+    values = {"enum": [*piece["enum"], None]} if "enum" in piece else {}
+    return {**piece, "type": [piece["type"], "null"], **values}
 
 
 def record(description: str, fields: Piece, optional: tuple[str, ...] = ()) -> Piece:
@@ -68,7 +69,10 @@ FILE: Piece = {
     "updated_at": text("When it last changed.", MOMENT, format="date-time"),
     "completed_at": or_null(text("When it was in S3; null until then.", MOMENT, format="date-time")),
 }
-EVENT = ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url")
+EVENT: Piece = {
+    **{name: FILE[name] for name in ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url")},
+    **{name: or_null(FILE[name]) for name in ("name", "mode", "size")},
+}
 CHECK = text("Whether that part answers.", "ok", enum=["ok", "failed"])
 PARTS = ("database", "bucket", "broker", "scanner")
 
@@ -81,7 +85,10 @@ SCHEMAS: dict[str, Piece] = {
             "next": or_null(text("The address of the next page; null on the last one.", "/files?cursor=MjAyNi0x")),
         },
     ),
-    "Event": record("What the `data` line of an event holds.", {name: FILE[name] for name in EVENT}),
+    "Event": record(
+        "What the `data` line of an event holds; `name`, `mode` and `size` are null once the file is deleted.",
+        EVENT,
+    ),
     "StreamEvent": record(
         "One event of a stream (Server-sent events).",
         {

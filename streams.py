@@ -101,7 +101,10 @@ def _text(watcher: Watcher, row: Row[Any] | None, missed: Iterator[Row[Any]]) ->
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
     yield f"retry: {RECONNECT_MS}\n\n"
-    for batch in chain(([event] for event in missed), _live(watcher)):
+    told = -1
+    for taken in chain(([event] for event in missed), _live(watcher)):
+        batch = [event for event in taken if event.id > told]
+        told = batch[-1].id if batch else told
         yield "".join(map(_show, batch)) or ": alive\n\n"
         if row and any(event.kind == events.STATUS and event.upload_status in FINAL for event in batch):
             return
@@ -118,9 +121,8 @@ def _live(watcher: Watcher) -> Iterator[list[Row[Any]]]:
 def _missed(owner: str, row: Row[Any] | None, last: int | None, known: int) -> Iterator[Row[Any]]:
     """What happened before the watcher came: since the last event it saw, or, of one file, the latest."""
     if last is None:
-        latest = row and (events.latest(row.id) or _as_event(row, known))
-        if latest and latest.id <= known:  # a later one comes by itself
-            yield latest
+        if row:
+            yield events.latest(row.id) or _as_event(row, known)
         return
     while rows := events.read(last, known, owner, row.id if row else None):
         yield from rows

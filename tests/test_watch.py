@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -104,6 +105,22 @@ def test_the_stream_of_a_file_begins_with_what_it_is_and_ends_with_it(service: S
     assert (
         requests.get(f"{service.web.url}/files/{row['id']}/events", headers=headers, timeout=5).status_code == 204
     )
+
+
+def test_what_a_file_is_comes_first_also_where_the_log_is_not_read_that_far(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = upload(client, "normal")
+    with app.app_context():
+        number = events.newest()
+    read_up_to = number - 2
+    monkeypatch.setattr(events, "begin", lambda: read_up_to)
+    monkeypatch.setattr(events, "settled", lambda rows, after: rows[:1])
+    stream = client.get(f"/files/{row['id']}/events")
+    text = b"".join(read_some(stream, b"alive"))
+    stream.close()
+    assert re.findall(rb"^id: (\d+)$", text, re.MULTILINE) == [str(number).encode()]
+    assert text.count(b"COMPLETE") == 1
 
 
 def test_many_watchers_get_every_event_once_also_after_breaks(service: Service) -> None:
