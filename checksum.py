@@ -16,9 +16,13 @@ class Crc64Nvme:
     def __init__(self) -> None:
         self._crc = 0
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: bytes | memoryview) -> None:
         """Add a chunk of bytes."""
         self._crc = checksums.crc64nvme(chunk, self._crc)
+
+    def append(self, other: Crc64Nvme, size: int) -> None:
+        """Add so many bytes of which another one is the checksum."""
+        self._crc = checksums.combine_crc64nvme(self._crc, other._crc, size)
 
     def text(self) -> str:
         """Base64 of the big-endian value, as S3 writes it."""

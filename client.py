@@ -234,7 +234,7 @@ class Client:
             with part.open("w+b") as file:
                 self._patiently(lambda: self._fetch(f"/files/{file_id}/content", file))
                 file.seek(0)
-                if hashlib.file_digest(file, "sha256").hexdigest() != self.file(file_id).sha256:
+                if self.file(file_id).sha256 not in (None, hashlib.file_digest(file, "sha256").hexdigest()):
                     raise ClientError("The download is damaged.")
             part.replace(target)
         finally:

@@ -13,10 +13,10 @@ from sqlalchemy import Row
 import bucket
 import logs
 from database import new_id, utcnow
-from errors import ScannerAway, StoreError, StoreRefused, UploadError
-from file import Uploaded, adopt_file, opened, process_file_to_stream, upload_file
+from errors import BytesLost, ScannerAway, StoreError, StoreRefused, UploadError
+from file import Uploaded, adopt_file, digest_file, opened, process_file_to_stream, upload_file
 from metrics import metrics
-from models import File
+from models import File, UploadStatus
 from parts import PartsUpload
 from services import services, this_app
 from store import ObjectInfo
@@ -100,7 +100,7 @@ def _send(row: Row[Any], owner: str, stream: Source) -> Uploaded:
     info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
     beat = _Heartbeat(row, owner, ferry.config.LEASE_SECONDS)
     if isinstance(stream, PartsUpload):
-        return Uploaded(*stream.finish(info, beat))
+        return Uploaded(stream.finish(info, beat), None)
     try:
         source = _source(row, stream)
     except FileNotFoundError:
@@ -125,13 +125,29 @@ def _finish(row: Row[Any], owner: str, uploaded: Uploaded) -> None:
         _leave_nothing_of_an_erased(row)
         return
     metrics().delivery.labels(row.mode).observe((utcnow() - row.created_at).total_seconds())
-    services().spool.drop(row.id)
+    if uploaded.sha256:
+        services().spool.drop(row.id)
     if row.attempts > 1:
         # An earlier run may have died in mid-part; the row is COMPLETE, so nobody needs its parts.
         try:
             bucket.abort_all(services().store, row.key)
         except StoreError as error:
             log.warning("unfinished uploads of %s are left to reconcile: %s", row.key, error.detail)
+
+
+def take_digest(file_id: str) -> None:
+    """Take the SHA-256 of a file that was sent while it arrived, and let its bytes go; nothing waits for it."""
+    ferry, row = services(), File.find(file_id)
+    if row is None or row.upload_status != UploadStatus.COMPLETE:
+        return
+    try:
+        info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
+        File.digested(file_id, digest_file(ferry.spool.open(file_id), info))
+    except FileNotFoundError:
+        return
+    except BytesLost as error:
+        log.warning("file %s has no digest: %s", file_id, error.detail)
+    ferry.spool.drop(file_id)
 
 
 def _leave_nothing_of_an_erased(row: Row[Any]) -> None:

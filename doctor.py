@@ -88,11 +88,11 @@ def _send_in_parts(store: Store, content: bytes, info: ObjectInfo) -> None:
         with TemporaryFile() as file:
             file.write(content)
             file.flush()
-            starts = range(0, len(content), PART_BYTES)
-            sections = [Section(file.fileno(), start, min(PART_BYTES, len(content) - start)) for start in starts]
-            parts = [
-                store.put_part(info.key, upload_id, number, section) for number, section in enumerate(sections, 1)
-            ]
+            parts = []
+            for number, start in enumerate(range(0, len(content), PART_BYTES), 1):
+                part = content[start : start + PART_BYTES]
+                section = Section(file.fileno(), start, len(part))
+                parts.append(store.put_part(info.key, upload_id, number, section, _checksum(part)))
         store.complete_parts(info, upload_id, parts)
     except StoreError:
         store.abort_parts(info.key, upload_id)

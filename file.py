@@ -37,10 +37,10 @@ MEDIA_TYPE = re.compile(rf'{TOKEN}/{TOKEN}(?:[ \t]*;[ \t]*{TOKEN}=(?:{TOKEN}|"[ 
 
 
 class Uploaded(NamedTuple):
-    """What became of the bytes: the object's url, and the hexadecimal SHA-256 of what was sent."""
+    """What became of the bytes: the object's url, and the hexadecimal SHA-256 of what was sent if it was taken."""
 
     url: str
-    sha256: str
+    sha256: str | None
 
 
 def rename_file(filename: str, now: datetime | None = None) -> str:
@@ -122,9 +122,6 @@ def upload_file(
         StoreError: S3 did not take the bytes.
     """
     with file:
-        if info.size > ONE_REQUEST_BYTES and not isinstance(file, BytesIO):
-            upload = PartsUpload(store, Path(file.name), info.key, info.content_type, info.size)
-            return Uploaded(*upload.finish(info, on_progress))
         if isinstance(file, BytesIO) or info.size < BESIDE_BYTES:
             sha256 = _digest(iter(partial(file.read, CHUNK_BYTES), b""), info)
             file.seek(0)
@@ -133,11 +130,17 @@ def upload_file(
         with ThreadPoolExecutor(1) as beside:
             digested = beside.submit(_digest, Section(file.fileno(), 0, info.size).chunks(), info)
             try:
-                url = store.put(file, info, on_progress)
+                url = _put(store, file, info, on_progress)
             except StoreError:
                 digested.result()  # what was damaged in the spool is no fault of S3
                 raise
             return Uploaded(url, digested.result())
+
+
+def _put(store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Progress) -> str:
+    if info.size <= ONE_REQUEST_BYTES:
+        return store.put(file, info, on_progress)
+    return PartsUpload(store, Path(file.name), info.key, info.content_type, info.size).finish(info, on_progress)
 
 
 def adopt_file(store: Store, info: ObjectInfo, on_progress: Progress = lambda sent: None) -> Uploaded:
@@ -156,6 +159,20 @@ def adopt_file(store: Store, info: ObjectInfo, on_progress: Progress = lambda se
         raise BytesLost("The bytes are not in the spool.")
     chunks = store.read(info.key, 0, info.size) if info.size else iter(())
     return Uploaded(store.url(info.key), _digest(_told(chunks, on_progress), info))
+
+
+def digest_file(file: BinaryIO, info: ObjectInfo) -> str:
+    """Take the SHA-256 of a file, in hexadecimal.
+
+    Args:
+        file: an open file, which is read whole and closed.
+        info: what it must hold.
+
+    Raises:
+        BytesLost: the file's bytes are not those that were received.
+    """
+    with file:
+        return _digest(Section(file.fileno(), 0, info.size).chunks(), info)
 
 
 def _told(chunks: Iterator[bytes], on_progress: Progress) -> Iterator[bytes]:

@@ -102,6 +102,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     )
     url: Mapped[str | None] = mapped_column(Text)
     sha256: Mapped[str | None] = mapped_column(String(64))
+    """In hexadecimal; None until it is taken, which for a file that was sent while it arrived is after its end."""
     bytes_sent: Mapped[int] = mapped_column(BigInteger, default=0)
     """How much of it the present run has sent to S3."""
     attempts: Mapped[int] = mapped_column(default=0)
@@ -206,9 +207,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return cls._move(file_id, cls._held_by(owner), event, due_at=due_at, **progress)
 
     @classmethod
-    def complete(cls, file_id: str, owner: str, url: str, sha256: str) -> bool:
-        """PROCESSING -> COMPLETE; False if the run has lost its lease."""
+    def complete(cls, file_id: str, owner: str, url: str, sha256: str | None) -> bool:
+        """PROCESSING -> COMPLETE, with its SHA-256 if that is known yet; False if the run has lost its lease."""
         return cls._end(_COMPLETE, of_file=file_id, run=owner, to_url=url, to_sha256=sha256, now=utcnow())
+
+    @classmethod
+    def digested(cls, file_id: str, sha256: str) -> bool:
+        """Tell the SHA-256 of a COMPLETE row; False if it is not COMPLETE."""
+        return cls._move(file_id, [cls.upload_status == UploadStatus.COMPLETE], None, sha256=sha256)
 
     @classmethod
     def fail(cls, file_id: str, owner: str, error: str) -> bool:

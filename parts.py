@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from checksum import Crc64Nvme
 from config import MIB
@@ -21,7 +19,7 @@ PARTS_AT_ONCE = 2
 
 
 class PartsUpload:
-    """One file on its way to S3, read from the disk part by part; it appears only when `finish` says it is whole.
+    """One file on its way to S3, sent from the disk part by part; it appears only when `finish` says it is whole.
 
     Args:
         store: where to.
@@ -48,24 +46,30 @@ class PartsUpload:
         self._content_type = content_type
         self._part_bytes = max(part_bytes, expected_bytes // MAX_PARTS + 1)
         self._file = path.open("rb", buffering=0)
-        self._given = 0
         self._begun: Future[str] | None = None
         self._is_complete = False
         self._parts: list[Future[Part]] = []
         self._sender = ThreadPoolExecutor(PARTS_AT_ONCE, "part")
-        # The digests of the whole need the parts in order, so they have a thread of their own.
-        self._reader = ThreadPoolExecutor(1, "digest")
+        self._given = 0
+        self._next_bytes = 0
+        self._next_crc = Crc64Nvme()
         self._sent = 0
+        self._told = 0
         self._counting = threading.Lock()
-        self._sha256 = hashlib.sha256()
         self._crc = Crc64Nvme()
 
-    def grown(self, written: int) -> None:
-        """Tell that so many bytes are written by now; every full part of them is sent."""
-        while written - self._given > self._part_bytes:
-            self._give(self._part_bytes)
+    def update(self, chunk: bytes) -> None:
+        """Take note of the next bytes, which the file holds by now; what makes a full part is sent."""
+        view = memoryview(chunk)
+        while view:
+            piece = view[: self._part_bytes - self._next_bytes]
+            self._next_crc.update(piece)
+            self._next_bytes += len(piece)
+            view = view[len(piece) :]
+            if self._next_bytes == self._part_bytes:
+                self._give()
 
-    def finish(self, info: ObjectInfo, on_progress: Progress) -> tuple[str, str]:
+    def finish(self, info: ObjectInfo, on_progress: Progress) -> str:
         """Send the rest, make the object appear, and see that S3 holds these very bytes.
 
         Args:
@@ -73,61 +77,63 @@ class PartsUpload:
             on_progress: called now and then meanwhile.
 
         Returns:
-            The object's url, and the hexadecimal SHA-256 of what was sent.
+            The object's url.
 
         Raises:
             BytesLost: the file's bytes are not those that were received.
             StoreError: S3 did not take the bytes.
         """
         try:
-            self.grown(info.size)
-            begun = self._give(info.size - self._given)
-            url = self._store.settle(info, lambda: self._complete(begun, info, on_progress))
-            return url, self._sha256.hexdigest()
+            return self._store.settle(info, lambda: self._complete(info, on_progress))
         finally:
             self.give_up()
 
     def give_up(self) -> None:
         """Leave nothing unfinished in S3, and wait until that is done; does nothing after a success."""
         self._sender.shutdown(cancel_futures=True)
-        self._reader.shutdown(cancel_futures=True)
         self._file.close()
         begun, self._begun = self._begun, None
         if begun and not begun.cancelled() and not begun.exception() and not self._is_complete:
             with suppress(StoreError):  # what S3 does not take back now, reconcile finds
                 self._store.abort_parts(self._key, begun.result())
 
-    def _give(self, size: int) -> Future[str]:
+    def _read_on(self, size: int, on_progress: Progress) -> None:
+        """Read what nobody has told of, not much faster than it is sent."""
+        start = self._given + self._next_bytes
+        for chunk in Section(self._file.fileno(), start, size - start).chunks():
+            self.update(chunk)
+            self._sent_parts(self._parts[-PARTS_AT_ONCE - 1 : -PARTS_AT_ONCE], on_progress)
+
+    def _give(self) -> Future[str]:
         if self._begun is None:
             self._begun = self._sender.submit(self._store.begin_parts, self._key, self._content_type)
-        start, number = self._given, len(self._parts) + 1
-        self._reader.submit(self._digest, start, size)
-        self._parts.append(self._sender.submit(self._send, self._begun, number, start, size))
-        self._given += size
+        section = Section(self._file.fileno(), self._given, self._next_bytes, self._count)
+        number, crc = len(self._parts) + 1, self._next_crc
+        self._parts.append(self._sender.submit(self._send, self._begun, number, section, crc))
+        self._crc.append(crc, self._next_bytes)
+        self._given += self._next_bytes
+        self._next_bytes, self._next_crc = 0, Crc64Nvme()
         return self._begun
 
-    def _digest(self, start: int, size: int) -> None:
-        for chunk in Section(self._file.fileno(), start, size).chunks():
-            self._sha256.update(chunk)
-            self._crc.update(chunk)
-
-    def _send(self, begun: Future[str], number: int, start: int, size: int) -> Part:
-        section = Section(self._file.fileno(), start, size, self._count)
-        return self._store.put_part(self._key, begun.result(), number, section)
+    def _send(self, begun: Future[str], number: int, section: Section, crc: Crc64Nvme) -> Part:
+        return self._store.put_part(self._key, begun.result(), number, section, crc.text())
 
     def _count(self, sent: int) -> None:
         with self._counting:
             self._sent += sent
 
-    def _complete(self, begun: Future[str], info: ObjectInfo, on_progress: Progress) -> None:
-        digested = self._reader.submit(lambda: None)  # comes after all that was given to it
-        running: list[Future[Any]] = [*self._parts, digested]
-        told = 0
-        while wait(running, timeout=1).not_done:
-            on_progress(self._sent - told)
-            told = self._sent
-        parts = [part.result() for part in self._parts]
-        if self._crc.text() != info.crc64nvme:
+    def _sent_parts(self, parts: list[Future[Part]], on_progress: Progress) -> list[Part]:
+        """Wait for parts to be sent."""
+        while wait(parts, timeout=1).not_done:
+            on_progress(self._sent - self._told)
+            self._told = self._sent
+        return [part.result() for part in parts]
+
+    def _complete(self, info: ObjectInfo, on_progress: Progress) -> None:
+        self._read_on(info.size, on_progress)
+        begun = self._give() if self._next_bytes or self._begun is None else self._begun
+        parts = self._sent_parts(self._parts, on_progress)
+        if (self._given, self._crc.text()) != (info.size, info.crc64nvme):
             raise BytesLost("The bytes were damaged after they were received.")
         self._store.complete_parts(info, begun.result(), parts)
         self._is_complete = True

@@ -65,7 +65,7 @@ def receive_file(
     request: Request,
     incoming: Incoming,
     config: Config,
-    on_chunk: Callable[[Received], None] = lambda received: None,
+    on_chunk: Callable[[Received, bytes], None] = lambda received, chunk: None,
     also_digest: tuple[str, ...] = (),
 ) -> Received:
     """Write the request's one file into the spool while it arrives; other form fields are passed over.
@@ -74,7 +74,7 @@ def receive_file(
         request: a multipart/form-data request whose body nobody has read.
         incoming: the spool file.
         config: the limits.
-        on_chunk: called whenever some of the file has arrived.
+        on_chunk: called with whatever of the file has arrived and is written; at its end with nothing.
         also_digest: hashlib's names of digests to compute of the file.
 
     Raises:
@@ -101,7 +101,7 @@ def receive_file(
                 received.head.update(event)
             if not received.detected_type and (event is None or received.head.is_full):
                 _settle_type(received, config)
-            on_chunk(received)
+            on_chunk(received, event or b"")
     if received is None:
         raise InvalidUpload(f"The form has no file in the field '{FIELD}'.")
     received.digests.verify()

@@ -156,10 +156,10 @@ def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
     with scope(key, owner, ferry.config.LEASE_SECONDS) as held, hold(file_id, owner, length, ferry.config) as room:
         with ferry.spool.receive(file_id, length) as incoming:
 
-            def on_chunk(received: Received) -> None:
+            def on_chunk(received: Received, chunk: bytes) -> None:
                 held.renew()
                 room.renew()
-                run.arrived(received, incoming)
+                run.arrived(received, incoming, chunk)
 
             received = receive_file(request, incoming, ferry.config, on_chunk, ("sha256",) if key else ())
             facts = [mode, received.name, received.content_type]

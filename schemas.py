@@ -61,7 +61,12 @@ FILE: Piece = {
     "size": number("Its length in bytes.", 10_485_760),
     "content_type": text("Its media type, as declared, or else guessed by its name.", "application/pdf"),
     "detected_type": text("The media type that its first bytes tell.", "application/pdf"),
-    "sha256": or_null(text("SHA-256 of its bytes, in hexadecimal; null until it is in S3.", SHA256)),
+    "sha256": or_null(
+        text(
+            "SHA-256 of its bytes, in hexadecimal; of a large file in normal mode known soon after COMPLETE.",
+            SHA256,
+        )
+    ),
     "bytes_sent": number("How many of its bytes have gone to S3.", 10_485_760),
     "attempts": number("How often a delivery was begun.", 1),
     "error": or_null(text("Why it is not in S3, in one sentence; else null.", None)),

@@ -142,17 +142,13 @@ class Store:
                 **(full if self._has_checksums else {}),
             )["UploadId"]
 
-    def put_part(self, key: str, upload_id: str, number: int, section: Section) -> Part:
+    def put_part(self, key: str, upload_id: str, number: int, section: Section, crc64nvme: str) -> Part:
         """Send one part; the answer is what S3 wants to hear of it in the end.
 
         Raises:
-            StoreError: S3 did not take it.
+            StoreError: S3 did not take it, or got other bytes than the checksum is of.
         """
-        crc = Crc64Nvme()
-        if self._has_checksums:
-            for chunk in section.chunks():
-                crc.update(chunk)
-        checksum = self._checksum(crc.text())
+        checksum = self._checksum(crc64nvme)
         body: Any = section
         with translated_errors():
             sent = self.client.upload_part(

@@ -15,6 +15,7 @@ import idempotency
 import quota
 import webhooks
 from database import utcnow
+from deliver import take_digest
 from erase import remove_erased
 from models import File, UploadStatus
 from services import Services, services
@@ -43,7 +44,9 @@ def clean() -> None:
     failed_before = utcnow() - timedelta(seconds=ferry.config.ERROR_RETENTION_SECONDS)
     for row in File.among(ferry.spool.kept()):
         outlived = row.upload_status == UploadStatus.ERROR and row.updated_at < failed_before
-        if row.upload_status == UploadStatus.COMPLETE or outlived:
+        if row.upload_status == UploadStatus.COMPLETE and row.sha256 is None:
+            submit(row.id, take_digest)
+        elif row.upload_status == UploadStatus.COMPLETE or outlived:
             ferry.spool.drop(row.id)
     remove_erased()
     idempotency.forget_old()

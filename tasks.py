@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import shared_task
@@ -12,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import logs
 from config import MIB, spool_queue
-from deliver import deliver
+from deliver import deliver, take_digest
 from file import process_file_to_stream
 from models import File
 from parts import PartsUpload
@@ -29,8 +30,8 @@ AHEAD_PART_BYTES = 8 * MIB  # little is left to send when the last byte has arri
 class Run:
     """One upload on its way through a request: bytes arrive, then it is handed off, or nothing comes of it."""
 
-    def arrived(self, received: Received, incoming: Incoming) -> None:
-        """Some of the file has arrived."""
+    def arrived(self, received: Received, incoming: Incoming, chunk: bytes) -> None:
+        """A chunk of the file has arrived and is written."""
 
     def hand_off(self, row: File | Row[Any]) -> None:
         """The file is accepted; see that it is delivered."""
@@ -49,7 +50,7 @@ class InlineRun(Run):
     def __init__(self) -> None:
         self._ahead: PartsUpload | None = None
 
-    def arrived(self, received: Received, incoming: Incoming) -> None:
+    def arrived(self, received: Received, incoming: Incoming, chunk: bytes) -> None:
         # What must be scanned first cannot go ahead.
         if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES and not services().scanner:
             self._ahead = PartsUpload(
@@ -61,7 +62,7 @@ class InlineRun(Run):
                 AHEAD_PART_BYTES,
             )
         if self._ahead:
-            self._ahead.grown(incoming.size)
+            self._ahead.update(chunk)
 
     def hand_off(self, row: File | Row[Any]) -> None:
         try:
@@ -70,6 +71,8 @@ class InlineRun(Run):
             self.give_up()  # for the case that it could not be delivered by this run
         if failure:
             raise failure
+        if self._ahead:
+            submit(row.id, take_digest)
 
     def give_up(self) -> None:
         if self._ahead:
@@ -117,14 +120,14 @@ def upload_task(file_id: str, stream: str | None = None) -> None:
     deliver(file_id, stream)
 
 
-def submit(file_id: str) -> None:
-    """Queue a delivery on the pool of this process."""
+def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
+    """Queue a file's work, by default its delivery, on the pool of this process."""
     app, subject = this_app(), logs.subject()
 
     def job() -> None:
         with app.app_context(), logs.about(**subject):
             try:
-                deliver(file_id)
+                work(file_id)
             except SQLAlchemyError as error:
                 log.warning("file %s is left to the sweep, the database failed: %s", file_id, error)
 

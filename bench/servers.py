@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 import embedded
 from bench import client
 from tests.stack import ROOT, RedisServer, S3Server, Service, Web, Worker, wait_for
@@ -22,6 +24,8 @@ BUCKET = "bench"
 WEB_PROCESSES = 2
 WEB_THREADS = 16
 QUIET_SECONDS = 20
+LOOK_SECONDS = 0.05
+IDLE_SECONDS = 0.02  # of processor in that time
 
 
 class PortServer(Service):
@@ -98,11 +102,23 @@ class Stack(NamedTuple):
         wait_for(lambda: client.get(self.port, "/healthz").status == 200 if self._listens() else False, what="web")
         wait_for(lambda: "ready." in self.worker.text(), what="worker")
 
+    def rest(self) -> None:
+        """Wait until both have nothing to do any more."""
+        used = -1.0
+        while (now := self._cpu_seconds()) - used > IDLE_SECONDS:
+            used = now
+            time.sleep(LOOK_SECONDS)
+
     def kill(self) -> None:
         """End web server and worker at once."""
         for service in (self.web, self.worker):
             if service.process:
                 service.kill()
+
+    def _cpu_seconds(self) -> float:
+        parents = [psutil.Process(service.pid) for service in (self.web, self.worker)]
+        times = [one.cpu_times() for parent in parents for one in (parent, *parent.children(recursive=True))]
+        return sum(one.user + one.system for one in times)
 
     def _listens(self) -> bool:
         with suppress(OSError), socket.create_connection((embedded.LOOPBACK, self.port), 1):

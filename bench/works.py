@@ -48,13 +48,14 @@ class Bench(NamedTuple):
     sink: Sink
 
     def land(self, stack: Stack, mode: str, path: Path, rate: float = 0) -> client.Answer:
-        """Upload one file, and wait until it is in S3, so that nothing of it disturbs what follows."""
+        """Upload one file, and wait until it is in S3 and nothing of it can disturb what follows."""
         before = self.sink.landed()
         answer = stack.post(mode, path, rate)
         if not 200 <= answer.status < 300:
             self.results.note(f"{stack.who} answered {answer.status} to {mode} {path.name}")
         elif not self.sink.wait_landed(before + 1):
             self.results.note(f"{stack.who} did not bring {mode} {path.name} to S3")
+        stack.rest()
         return answer
 
 

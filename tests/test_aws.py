@@ -117,7 +117,7 @@ def failures(store: Store, path: Path) -> list[str]:
     def in_parts() -> None:
         with path.open("rb") as file:
             upload_id = store.begin_parts("b.txt", "text/plain")
-            part = store.put_part("b.txt", upload_id, 1, Section(file.fileno(), 0, 5))
+            part = store.put_part("b.txt", upload_id, 1, Section(file.fileno(), 0, 5), info.crc64nvme)
             store.complete_parts(info._replace(key="b.txt"), upload_id, [part])
 
     works: dict[str, Callable[[], object]] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import requests
 
-from tests.stack import BUCKET, RedisServer, S3Server, Web, Worker
+from tests.stack import BUCKET, RedisServer, S3Server, Web, Worker, wait_for
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -64,6 +64,8 @@ def see_that_it_arrived(
     service: Service, bucket: S3Client, answer: requests.Response, name: str, content: bytes, kind: str
 ) -> dict[str, Any]:
     row = service.web.settled(answer.json()["id"])
+    if not row["sha256"]:  # of a large file in normal mode it is taken after the answer
+        row = wait_for(lambda: (now := service.web.file(row["id"]))["sha256"] and now)
     stored = bucket.get_object(Bucket=BUCKET, Key=row["key"])
     assert stored["Body"].read() == content
     assert stored["ContentType"] == kind
@@ -76,7 +78,7 @@ def see_that_it_arrived(
     assert row["attempts"] == 1
     assert row["error"] is None
     assert row["created_at"] <= row["completed_at"]
-    assert not (service.spool / row["id"]).exists()
+    wait_for(lambda: not (service.spool / row["id"]).exists(), 2)
     return row
 
 

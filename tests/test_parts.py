@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import time
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 import doctor
 from config import Config
-from errors import BytesLost
+from errors import BytesLost, StoreError
 from file import rename_file
 from parts import PartsUpload
 from store import ObjectInfo, Store
@@ -51,9 +53,9 @@ def test_what_grows_arrives_whole(store: Store, tmp_path: Path, size: int) -> No
         parts = PartsUpload(store, path, info.key, info.content_type, size)
         for start in range(0, size, 5_000_000):
             file.write(content[start : start + 5_000_000])
-            parts.grown(file.tell())
+            parts.update(content[start : start + 5_000_000])
     uploaded = parts.finish(info, lambda sent: None)
-    assert uploaded == (store.url(info.key), hashlib.sha256(content).hexdigest())
+    assert uploaded == store.url(info.key)
     assert store.client.get_object(Bucket=BUCKET, Key=info.key)["Body"].read() == content
 
 
@@ -62,7 +64,7 @@ def test_nothing_appears_before_the_end(store: Store, tmp_path: Path) -> None:
     path.write_bytes(CONTENT)
     info = ObjectInfo(rename_file("a.bin"), "text/x-test", len(CONTENT), "")
     parts = PartsUpload(store, path, info.key, info.content_type, info.size)
-    parts.grown(info.size)
+    parts.update(CONTENT)
     wait_for(lambda: unfinished(store.client, info.key) == 1)
     assert objects(store.client, info.key) == 0
     parts.give_up()
@@ -76,6 +78,18 @@ def test_other_bytes_than_were_received_never_appear(store: Store, tmp_path: Pat
     info = info_of(CONTENT[:-1] + b"x", tmp_path)
     parts = PartsUpload(store, path, info.key, info.content_type, info.size)
     with pytest.raises(BytesLost, match="damaged"):
+        parts.finish(info, lambda sent: None)
+    assert objects(store.client, info.key) == 0
+    assert unfinished(store.client, info.key) == 0
+
+
+def test_bytes_damaged_after_they_were_told_of_are_refused_by_s3(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "growing"
+    path.write_bytes(CONTENT[:-1] + b"x")
+    info = info_of(CONTENT, tmp_path)
+    parts = PartsUpload(store, path, info.key, info.content_type, info.size)
+    parts.update(CONTENT)
+    with pytest.raises(StoreError):
         parts.finish(info, lambda sent: None)
     assert objects(store.client, info.key) == 0
     assert unfinished(store.client, info.key) == 0
@@ -131,7 +145,10 @@ def test_parts_are_in_s3_before_the_last_byte_is_sent(web: Web, bucket: S3Client
         while data := connection.recv(65536):
             answer += data
     assert b" 201 " in answer.splitlines()[0]
-    assert hashlib.sha256(CONTENT).hexdigest().encode() in answer
+    file_id = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+    digest = wait_for(lambda: requests.get(f"{web.url}/files/{file_id}", timeout=5).json()["sha256"])
+    assert digest == hashlib.sha256(CONTENT).hexdigest()
+    wait_for(lambda: os.listdir(web.env["SPOOL_DIR"]) == ["spool-id"])
     assert unfinished(bucket, "ahead/") == 0
     assert bucket.get_object(Bucket=BUCKET, Key=upload["Key"])["Body"].read() == CONTENT
     bucket.delete_object(Bucket=BUCKET, Key=upload["Key"])

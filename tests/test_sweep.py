@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from flask import Flask
 from sqlalchemy import Row, update
 
 from database import db, new_id, utcnow
-from deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver
+from deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver, take_digest
 from models import File, UploadStatus
 from sweep import Sweeper, clean, sweep
 from tests.conftest import made_app
@@ -227,6 +228,30 @@ def test_what_s3_has_is_complete_though_the_database_was_restored(app: Flask) ->
         connection.execute(update(File).values(**older))
     row = delivered(app, file_id)
     assert (row.upload_status, row.url, row.sha256) == (before.upload_status, before.url, before.sha256)
+
+
+@pytest.mark.parametrize(("spooled", "digest"), [(b"hello", sha256(b"hello").hexdigest()), (b"hallo", None)])
+def test_a_digest_that_was_not_taken_is_taken_by_the_cleaning(
+    app: Flask, spooled: bytes, digest: str | None
+) -> None:
+    file_id = upload(app)
+    with app.app_context():
+        File.claim(file_id, "run", LEASE)
+        File.complete(file_id, "run", "url", None)
+        (spool_of(app) / file_id).write_bytes(spooled)
+        clean()
+    wait_for(lambda: os.listdir(spool_of(app)) == ["spool-id"])
+    assert found(app, file_id).sha256 == digest
+
+
+def test_an_erased_file_gets_no_digest(app: Flask) -> None:
+    file_id = upload(app)
+    with app.app_context():
+        File.claim(file_id, "run", LEASE)
+        File.complete(file_id, "run", "url", None)
+        File.erase(file_id, found(app, file_id).owner)
+        take_digest(file_id)
+    assert found(app, file_id).sha256 is None
 
 
 def retry(app: Flask, file_id: str) -> Any:
