@@ -24,17 +24,21 @@ from tasks import submit
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
+BACKLOG_SECONDS = 0.05  # while more is due than was taken
 CLEAN_SECONDS = 10.0
 STOP_SECONDS = 10.0  # less than gunicorn's graceful_timeout
 
 
-def sweep() -> None:
-    """Take what is due and belongs to this spool, as the pool has room for it."""
+def sweep() -> bool:
+    """Take what is due and belongs to this spool, as the pool has room for it; True if more may be due."""
     ferry = services()
-    room = 0 if ferry.pool.is_full else max(1, ferry.pool.threads - ferry.pool.held)
-    for file_id in File.due(ferry.spool.id, room):
+    free = ferry.pool.threads - ferry.pool.held
+    room = 0 if ferry.pool.is_full else max(1, free)
+    found = File.due(ferry.spool.id, room)
+    for file_id in found:
         log.info("file %s is due, and swept", file_id)
         submit(file_id)
+    return 0 < free == len(found)
 
 
 def clean() -> None:
@@ -85,12 +89,13 @@ class Sweeper:
     def _run(self) -> None:
         next_clean = 0.0
         while not self._stopping.is_set():
+            has_more = False
             with self._app.app_context():
                 try:
-                    sweep()
+                    has_more = sweep()
                     if time.monotonic() >= next_clean:
                         clean()
                         next_clean = time.monotonic() + CLEAN_SECONDS
                 except (SQLAlchemyError, OSError) as error:
                     log.warning("the sweep failed, and tries again: %s", error)
-            self._stopping.wait(SWEEP_SECONDS)
+            self._stopping.wait(BACKLOG_SECONDS if has_more else SWEEP_SECONDS)

@@ -417,6 +417,18 @@ def test_a_sweep_takes_no_more_than_the_pool_has_room_for(stuck: Flask) -> None:
     assert stuck.extensions["ferryman"].pool.held <= 2
 
 
+def test_a_backlog_is_swept_as_fast_as_it_is_delivered(app: Flask) -> None:
+    ids = [upload(app) for _ in range(60)]
+    for file_id in ids:
+        change(app, file_id, due_at=utcnow())
+    sweeper = Sweeper(app)
+    sweeper.start()
+    try:  # with a second between sweeps, four at a time would take fifteen
+        wait_for(lambda: all(found(app, one).upload_status == UploadStatus.COMPLETE for one in ids), 10)
+    finally:
+        sweeper.stop()
+
+
 def test_what_is_accepted_while_the_process_stops_is_left_to_the_next(app: Flask, other: Flask) -> None:
     Sweeper(app).stop()
     file_id = upload(app, "async")
