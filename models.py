@@ -11,6 +11,7 @@ from blinker import Namespace
 from flask import current_app
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     Connection,
     Enum,
@@ -320,7 +321,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return _is_due(now, now + LONGEST_WAIT)
 
     @classmethod
-    def _held_by(cls, owner: str) -> list[ColumnElement[bool]]:
+    def _held_by(cls, owner: str | BindParameter[str]) -> list[ColumnElement[bool]]:
         return [cls.lease_owner == owner, cls.upload_status == UploadStatus.PROCESSING]
 
     @classmethod
@@ -375,8 +376,7 @@ _ENDING = (
     update(File)
     .where(
         File.id == bindparam("of_file"),
-        File.lease_owner == bindparam("run"),
-        File.upload_status == UploadStatus.PROCESSING,
+        *File._held_by(bindparam("run")),
     )
     .values(lease_owner=None)
 )
