@@ -49,7 +49,7 @@ release-api: ## Promise clients what docs/openapi.json says: a part of every rel
 	@cp docs/openapi.json docs/openapi-released.json
 
 check: .venv/test ## Check format, lint, types, what would break clients, and for known weaknesses
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy . .ci/*.py && $(BIN)/python .ci/breaking.py
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy . .ci/*.py && PYTHONPATH=. $(BIN)/python .ci/breaking.py
 	@$(BIN)/bandit -q -c pyproject.toml -r . && $(BIN)/python .ci/audit.py
 
 format: .venv/test ## Format the code

@@ -93,7 +93,7 @@ def docs() -> Response:
     get: {operationId: getDocs, tags: [Service], responses: {200: Manual}}
     """
     found = current_app.extensions["openapi"]
-    page = render_template("docs.html", api=_without_references(found, found), about=ABOUT, curl=curl)
+    page = render_template("docs.html", api=without_references(found, found), about=ABOUT, curl=curl)
     response = make_response(page)
     response.headers["Content-Security-Policy"] = POLICY
     return response
@@ -154,18 +154,18 @@ def _add_components(spec: APISpec) -> None:
         spec.components.response(name, piece)
 
 
-def _without_references(node: Any, whole: dict[str, Any]) -> Any:
+def without_references(node: Any, whole: dict[str, Any]) -> Any:
     """Put what a reference names in its place, for a reader who cannot follow it."""
     if isinstance(node, list):
-        return [_without_references(one, whole) for one in node]
+        return [without_references(one, whole) for one in node]
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
         found: Any = whole
         for step in node["$ref"].removeprefix("#/").split("/"):
             found = found[step]
-        return _without_references(found, whole)
-    return {name: _without_references(one, whole) for name, one in node.items()}
+        return without_references(found, whole)
+    return {name: without_references(one, whole) for name, one in node.items()}
 
 
 def curl(path: str, method: str, operation: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from openapi import without_references
+
 RELEASED, CURRENT = Path("docs/openapi-released.json"), Path("docs/openapi.json")
 
 ANNOTATIONS = {
@@ -51,7 +53,7 @@ def major(document: Piece) -> list[int]:
 
 def breaks(old: Piece, new: Piece) -> Iterator[str]:
     """Tell what a client of the old document cannot rely on in the new one."""
-    old, new = _resolved(old, old), _resolved(new, new)
+    old, new = without_references(old, old), without_references(new, new)
     for path, operations in old["paths"].items():
         for verb, before in operations.items():
             where, after = f"{verb.upper()} {path}", new["paths"].get(path, {}).get(verb)
@@ -189,20 +191,6 @@ def _security(old: list[set[str]], new: list[set[str]], where: str) -> Iterator[
     for way in old:
         if not any(needed <= way for needed in new):
             yield f"{where}: {sorted(way) or 'no key'} is no longer enough"
-
-
-def _resolved(node: Any, whole: Piece) -> Any:
-    """Put what a reference names in its place."""
-    if isinstance(node, list):
-        return [_resolved(one, whole) for one in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        found: Any = whole
-        for step in node["$ref"].removeprefix("#/").split("/"):
-            found = found[step]
-        return _resolved(found, whole)
-    return {name: _resolved(one, whole) for name, one in node.items()}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -159,7 +160,10 @@ def check(folder: Path, version: str, released: str, place: str) -> subprocess.C
     before["info"]["version"], after["info"]["version"] = released, version
     for name, made in {"openapi-released": before, "openapi": after}.items():
         (folder / "docs" / f"{name}.json").write_text(json.dumps(made))
-    return subprocess.run([sys.executable, PROGRAM], cwd=folder, capture_output=True, text=True, check=False)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}  # as `make check` has it
+    return subprocess.run(
+        [sys.executable, PROGRAM], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(
