@@ -9,6 +9,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -71,13 +72,22 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gthread, but for three things that let a few dozen clients stop it.
+    """gthread, but for three things that let a few dozen clients stop it, and for one that slows it down.
 
     gunicorn 27 gives every new connection a thread for up to 5 s, waits for bytes without end, and waits up to 2 s
     in its main loop for the other side to close.
     """
 
     at_stop: Callable[[], None] = staticmethod(lambda: None)
+
+    def init_process(self) -> None:
+        """Work in long runs: a thread that wakes up takes no core from the one whose interpreter it must wait for.
+
+        Source: SCHED_BATCH in sched(7). Some systems have none, and some containers do not allow it.
+        """
+        with suppress(AttributeError, OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        super().init_process()
 
     def accept(self, listener: socket.socket) -> None:
         """Let a new connection wait for its first byte in the poller."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -229,6 +230,13 @@ def test_behind_nginx_slow_clients_hold_no_thread(nginx: Nginx, web: Web, crowd:
     assert parts(spool_dir) == 0
     assert {web.settled(file_id)["upload_status"] for file_id in ids} == {"COMPLETE"}
     assert "Traceback" not in web.text()
+
+
+def test_threads_that_wake_up_let_the_running_one_go_on(web: Web) -> None:
+    [worker] = psutil.Process(web.pid).children()
+    threads = {thread.id for thread in worker.threads()}
+    assert len(threads) > 1
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
 
 
 def test_a_client_that_keeps_its_connection_is_answered_in_order_until_the_stop(web: Web, crowd: Crowd) -> None:
