@@ -53,7 +53,8 @@ def main(plan: Plan) -> int:
         signal.signal(number, lambda got, _: sys.exit(128 + got))
     RESULTS.mkdir(exist_ok=True)
     results = Results()
-    with tempfile.TemporaryDirectory(prefix="tmp-", dir=RESULTS, ignore_cleanup_errors=True) as name:
+    disk = os.environ.get("BENCH_DIR") or RESULTS
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=disk, ignore_cleanup_errors=True) as name:
         _measure(plan, results, Path(name))
     seconds = round(time.monotonic() - BEGAN)
     about = _about(plan, seconds)
