@@ -162,15 +162,17 @@ def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
                 run.arrived(received, incoming, chunk)
 
             received = receive_file(request, incoming, ferry.config, on_chunk, ("sha256",) if key else ())
-            facts = [mode, received.name, received.content_type]
-            facts += [received.digests.hexdigest("sha256")] if key else []
-            if earlier := held.match(fingerprint(*facts)):
+            request_fingerprint = ""
+            if key:
+                digest = received.digests.hexdigest("sha256")
+                request_fingerprint = fingerprint(mode, received.name, received.content_type, digest)
+            if earlier := held.match(request_fingerprint):
                 incoming.discard()
                 run.give_up()
                 return own_file(earlier), False
             incoming.keep()
         row = _new_row(mode, owner, received, incoming)
-        _commit(row, held, room, fingerprint(*facts))
+        _commit(row, held, room, request_fingerprint)
     return row, True
 
 

@@ -112,7 +112,7 @@ def _fast(plan: Plan, bench: Bench, folder: Path) -> None:
             works.latency(bench, [our, their], limit, peers, size, rounds)
         if not plan.quick:
             _say("single uploads of 1 GB")
-            works.normal_only(bench, [our, their], peers, "1 GB", plan.slow_rounds)
+            works.normal_only(bench, [our, their], peers, "1 GB", plan.slow_rounds + 2)
         for size, count in plan.clients.items():
             _say(f"32 clients, {size}")
             works.concurrency(bench, [our, their], limit, size, count, plan.again)

@@ -168,8 +168,14 @@ def test_progress_is_told_while_a_large_file_travels(env: dict[str, str], s3: S3
     web.start()
     try:
         web.wait()
+        port = int(web.url.rpartition(":")[2])
+        early = Watcher(port, "/events")
+        attend([early], lambda: bool(early.head))
         row = web.upload("async", "large.bin", os.urandom(12_000_000)).json()
-        watcher = Watcher(int(web.url.rpartition(":")[2]), f"/files/{row['id']}/events")
+        # Nothing rings at the start of a delivery, which here takes three seconds.
+        attend([early], lambda: statuses(early, row["id"]) == ["PENDING", "PROCESSING"], 2)
+        early.hang_up()
+        watcher = Watcher(port, f"/files/{row['id']}/events")
         attend([watcher], lambda: watcher.ended, 20)
     finally:
         web.stop()
