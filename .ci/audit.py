@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_SECONDS = 5
-UNREACHABLE = ("connectionerror", "connecttimeout", "readtimeout", "could not connect", "failed to connect")
+UNREACHABLE = (
+    "connectionerror",
+    "connecttimeout",
+    "readtimeout",
+    "could not connect",
+    "failed to connect",
+    "sslerror",
+)
 
 
 class Unreachable(Exception):

@@ -63,3 +63,10 @@ def test_a_service_out_of_reach_is_told_loudly(tmp_path: Path) -> None:
     result = audit(tmp_path, f"http://127.0.0.1:{embedded.free_port()}")
     assert result.returncode == 0
     assert result.stderr == "pip-audit: NOT CHECKED, SINCE THE ADVISORY SERVICE CANNOT BE REACHED\n"
+
+
+def test_so_is_one_that_cannot_be_trusted(tmp_path: Path) -> None:
+    with osv("another") as address:
+        result = audit(tmp_path, address.replace("http:", "https:"))
+    assert result.returncode == 0
+    assert result.stderr == "pip-audit: NOT CHECKED, SINCE THE ADVISORY SERVICE CANNOT BE REACHED\n"
