@@ -86,14 +86,16 @@ class _Load:
     """How much of a core this process has used lately."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._at = time.monotonic()
         self._used = time.process_time()
         self._share = 0.0
 
     def is_high(self) -> bool:
         """Whether it is so much that one more thread is more of a burden than of a help."""
-        at, used = time.monotonic(), time.process_time()
-        if at - self._at >= LOOK_SECONDS:
-            self._share = (used - self._used) / (at - self._at)
-            self._at, self._used = at, used
-        return self._share > BUSY_SHARE
+        with self._lock:
+            at, used = time.monotonic(), time.process_time()
+            if at - self._at >= LOOK_SECONDS:
+                self._share = (used - self._used) / (at - self._at)
+                self._at, self._used = at, used
+            return self._share > BUSY_SHARE
