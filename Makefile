@@ -33,7 +33,7 @@ scale: .venv/test ## A million rows in both databases, 32 writers, a file over 5
 load: .venv/load ## Load a whole service with Locust, and report (USERS=8 SECONDS=30 HOST=http://...)
 	@USERS=$(USERS) SECONDS=$(SECONDS) HOST=$(HOST) $(BIN)/python -m load.drive
 
-bench: .venv/bench ## Measure it beside the limit, the article's way and Node peers, some 10 minutes (BENCH_DIR=...)
+bench: .venv/bench ## Measure it beside the limit, the article's way and Node peers, some 12 minutes (BENCH_DIR=...)
 	@exec $(BIN)/python -m bench
 
 bench-quick: .venv/bench ## The same with few samples, in under 2 minutes

@@ -43,9 +43,8 @@ def _take(connection: socket.socket, path: Path) -> None:
             left -= os.write(descriptor, buffer[:filled])
         os.close(descriptor)
         connection.sendall(ANSWER)
-    os.truncate(
-        path, 0
-    )  # not unlinked: ext4 without a journal looks through all that lately was, for every new file
+    # Not unlinked: ext4 without a journal looks through all lately deleted inodes for every new file.
+    os.truncate(path, 0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -112,12 +111,10 @@ def normal_only(bench: Bench, stacks: list[Stack], peers: PortServer | None, siz
     """Time single uploads that are answered when S3 has them."""
     for _ in range(rounds):
         for stack in stacks:
-            os.sync()  # the disk may be busy with what came before
             bench.results.add(
                 stack.who, f"normal {size}", bench.land(stack, "normal", bench.files[size]).seconds * 1000
             )
         if peers:
-            os.sync()
             answer = client.post_form(peers.port, "/busboy_s3", bench.files[size])
             bench.results.add("busboy", f"normal {size}", answer.seconds * 1000)
 
