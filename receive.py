@@ -27,7 +27,7 @@ from spool import Incoming
 
 FIELD = "file"
 CHUNK_BYTES = 1 * MIB
-MIN_CHUNK_BYTES = 4 * 1024
+MIN_CHUNK_BYTES = 16 * 1024
 QUICK_SECONDS = 0.1
 MAX_NAME_BYTES = 255  # as in most file systems
 MAX_PARTS = 16

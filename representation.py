@@ -9,7 +9,7 @@ from sqlalchemy import Row
 from werkzeug.exceptions import NotFound
 
 import auth
-from models import File
+from models import File, FileRow
 
 
 def own_file(file_id: str) -> Row[Any]:
@@ -24,7 +24,7 @@ def own_file(file_id: str) -> Row[Any]:
     return row
 
 
-def file_json(row: File | Row[Any]) -> dict[str, Any]:
+def file_json(row: FileRow) -> dict[str, Any]:
     """Shape a File as every answer shows it."""
     return {
         "id": row.id,

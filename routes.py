@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from datetime import timedelta
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, url_for
@@ -19,7 +20,7 @@ from erase import erase
 from errors import Busy, Conflict, StoreError
 from idempotency import Scope, fingerprint, scope
 from metrics import metrics
-from models import File, UploadStatus
+from models import File, FileRow, UploadStatus
 from quota import Hold, hold
 from receive import Received, declared_length, receive_file
 from representation import file_json, own_file
@@ -131,7 +132,7 @@ def retry(file_id: str) -> Response:
     return _answer(own_file(file_id), HTTPStatus.ACCEPTED)
 
 
-def _accept(mode: str) -> File | Row[Any]:
+def _accept(mode: str) -> FileRow:
     """Bytes in the spool, then the row committed, then the hand-off: so nothing accepted is lost."""
     ferry, began = services(), time.perf_counter()
     if mode == "async" and ferry.pool.is_full:
@@ -148,7 +149,7 @@ def _accept(mode: str) -> File | Row[Any]:
     return row
 
 
-def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
+def _take_in(mode: str, run: Run) -> tuple[FileRow, bool]:
     """Receive a file and commit its row; or find the row of an equal request that came earlier."""
     ferry = services()
     length = declared_length(request, ferry.config.MAX_CONTENT_LENGTH)
@@ -176,11 +177,11 @@ def _take_in(mode: str, run: Run) -> tuple[File | Row[Any], bool]:
     return row, True
 
 
-def _commit(row: File, held: Scope, room: Hold, request_fingerprint: str) -> None:
+def _commit(row: SimpleNamespace, held: Scope, room: Hold, request_fingerprint: str) -> None:
     with ExitStack() as if_it_fails:
         if_it_fails.callback(services().spool.drop, row.id)
         with writing(), db.engine.connect() as connection:
-            row.insert(connection)
+            File.insert(connection, row)
             room.settle(connection, row.size)
             held.finish(connection, request_fingerprint, row.id)
             # A commit whose answer is lost may have happened, so from here on the bytes must stay.
@@ -188,10 +189,10 @@ def _commit(row: File, held: Scope, room: Hold, request_fingerprint: str) -> Non
             connection.commit()
 
 
-def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> File:
+def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> SimpleNamespace:
     ferry = services()
     now = utcnow()
-    return File(
+    return File.draft(
         id=incoming.file_id,
         owner=owner,
         name=received.name,
@@ -219,7 +220,7 @@ def _status(row: Row[Any]) -> Response:
     return response
 
 
-def _answer(row: File | Row[Any], status: HTTPStatus) -> Response:
+def _answer(row: FileRow, status: HTTPStatus) -> Response:
     response = jsonify(file_json(row))
     response.status_code = status
     response.location = url_for("files.file_status", file_id=row.id)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from celery import shared_task
 from kombu.exceptions import OperationalError
-from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 import logs
 from config import MIB, spool_queue
 from deliver import deliver, take_digest
 from file import process_file_to_stream
-from models import File
+from models import File, FileRow
 from parts import PartsUpload
 from receive import Received
 from services import services, this_app
@@ -33,7 +31,7 @@ class Run:
     def arrived(self, received: Received, incoming: Incoming, chunk: bytes) -> None:
         """A chunk of the file has arrived and is written."""
 
-    def hand_off(self, row: File | Row[Any]) -> None:
+    def hand_off(self, row: FileRow) -> None:
         """The file is accepted; see that it is delivered."""
         raise NotImplementedError
 
@@ -64,7 +62,7 @@ class InlineRun(Run):
         if self._ahead:
             self._ahead.update(chunk)
 
-    def hand_off(self, row: File | Row[Any]) -> None:
+    def hand_off(self, row: FileRow) -> None:
         try:
             failure = deliver(row.id, self._ahead, retry=False)
         finally:
@@ -82,7 +80,7 @@ class InlineRun(Run):
 class ThreadRun(Run):
     """Deliver the file on the process's bounded thread pool."""
 
-    def hand_off(self, row: File | Row[Any]) -> None:
+    def hand_off(self, row: FileRow) -> None:
         submit(row.id)
 
 
@@ -92,7 +90,7 @@ class CeleryRun(Run):
     A dead broker is no error: the row is the truth, and the sweep delivers it.
     """
 
-    def hand_off(self, row: File | Row[Any]) -> None:
+    def hand_off(self, row: FileRow) -> None:
         ferry = services()
         payload, queue = None, spool_queue(row.spool_id)
         if row.size <= ferry.config.CELERY_INLINE_MAX_BYTES:
