@@ -66,9 +66,19 @@ class Connection(TConn):  # type: ignore[misc]
         self.sock.settimeout(PATIENCE_SECONDS)
 
     def close(self, graceful: bool = False) -> None:
-        """Close, unless that is done."""
+        """Close, unless that is done; wait for the client to close first only where it may still send.
+
+        Source: RFC 9112, section 9.6: what arrives after a close resets the connection, with the answer in it.
+        """
         if self.sock.fileno() >= 0:
-            super().close(graceful)
+            super().close(graceful and not self._is_done())
+
+    def _is_done(self) -> bool:
+        """Whether the client has sent its whole request, said that no other follows, and kept to it."""
+        request = getattr(self.parser, "mesg", None)
+        if request is None or not request.should_close() or getattr(request.body.reader, "length", None) != 0:
+            return False
+        return not _is_readable(self.sock, 0)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -230,6 +230,30 @@ def test_behind_nginx_slow_clients_hold_no_thread(nginx: Nginx, web: Web, crowd:
     assert parts(spool_dir) == 0
     assert {web.settled(file_id)["upload_status"] for file_id in ids} == {"COMPLETE"}
     assert "Traceback" not in web.text()
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "listens"),
+    [
+        (upload_of(100_000), 202, False),
+        (upload_of(100_000) + b"\r\n", 202, True),
+        (upload_of(1000)[:-9], 404, True),
+    ],
+    ids=["all it announced", "more than it announced", "less, since it is refused"],
+)
+def test_the_server_waits_for_a_client_to_close_only_where_more_may_come(
+    web: Web, crowd: Crowd, said: bytes, status: int, listens: bool
+) -> None:
+    said = said.replace(b"Host: test", b"Host: test\r\nConnection: close")
+    if status == 404:
+        said = said.replace(b"/async_upload", b"/other_upload")
+    [client] = crowd.say(1, said)
+    assert answer_to(client).startswith(f"HTTP/1.1 {status} ".encode())
+    refused = nullcontext() if listens else pytest.raises((BrokenPipeError, ConnectionResetError))
+    with refused:
+        for _ in range(3):
+            client.sendall(b"x")
+            time.sleep(0.1)
 
 
 def test_threads_that_wake_up_let_the_running_one_go_on(web: Web) -> None:
