@@ -82,14 +82,11 @@ def media_type(declared: str | None, filename: str) -> str:
     Raises:
         InvalidUpload: the declared one is no media type.
     """
-    content_type = declared or _guessed_type(filename) or "application/octet-stream"
+    extension = filename.rpartition(".")[2]
+    content_type = declared or mimetypes.guess_type(f"file.{extension}")[0] or "application/octet-stream"
     if len(content_type) > MAX_CONTENT_TYPE or not MEDIA_TYPE.fullmatch(content_type):
         raise InvalidUpload("The file's Content-Type is not a media type.")
     return content_type
-
-
-def _guessed_type(filename: str) -> str | None:
-    return mimetypes.guess_type(f"file.{filename.rpartition('.')[2]}")[0]
 
 
 def process_file_to_stream(file: BinaryIO, to_utf8: bool = False) -> BinaryIO | str:
