@@ -1,5 +1,6 @@
 """gunicorn's settings: threads that wait for slow clients, and a stop that loses nothing."""
 
+import gc
 import logging.config
 import os
 import resource
@@ -54,6 +55,7 @@ class logger_class(Logger):  # type: ignore[misc]  # noqa: N801
 
 def post_worker_init(worker: Any) -> None:
     """Sweep and send from the start of a process on: what an earlier one left is taken up at once."""
+    gc.freeze()  # what is loaded stays; to look through it again and again stops all requests for 0.1 s each time
     worker.parts = [Sender(worker.app.callable), Sweeper(worker.app.callable)]
     for part in worker.parts:
         part.start()

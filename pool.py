@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 LOOK_SECONDS = 0.1
 BUSY_SHARE = 0.4  # of one core: of the interpreter, that is
-PUT_OFF_SECONDS = 2.0
+PUT_OFF_SECONDS = 5.0
 
 
 class UploadPool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = ".part"
 CHECK_BYTES = 16 * 1024 * 1024
 USAGE_SECONDS = 0.5
+USAGE_PAUSE = 20  # times as long as the last count took
 PART_GRACE_SECONDS = 10  # between a part's creation and its lock
 FILE_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -99,8 +101,8 @@ class Spool:
         self.folder = folder
         self.max_bytes = max_bytes
         self.fsync = fsync
-        self._usage = (0.0, 0)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._used, self._next_count = 0, 0.0
         self.id = _identity(folder / "spool-id")
 
     def require(self, more: int) -> None:
@@ -115,12 +117,15 @@ class Spool:
             raise Busy("The spool is full; try again later.")
 
     def used_bytes(self) -> int:
-        """The size of all its files, whole and half, counted anew every half second."""
-        counted_at, used = self._usage
-        if time.monotonic() - counted_at > USAGE_SECONDS:
-            used = sum(_size(entry) for entry in os.scandir(self.folder))
-            self._usage = (time.monotonic(), used)
-        return used
+        """The size of all its files, whole and half, counted anew every half second; a large spool more seldom."""
+        if time.monotonic() >= self._next_count:
+            began, self._next_count = time.monotonic(), math.inf  # nobody counts beside this thread
+            try:
+                self._used = sum(_size(entry) for entry in os.scandir(self.folder))
+            finally:
+                ended = time.monotonic()
+                self._next_count = ended + max(USAGE_SECONDS, USAGE_PAUSE * (ended - began))
+        return self._used
 
     @contextmanager
     def receive(self, file_id: str, expected_bytes: int = 0) -> Iterator[Incoming]:

@@ -6,11 +6,15 @@ import base64
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from spool import Spool
+from spool import USAGE_PAUSE, USAGE_SECONDS, Spool
 from tests.stack import ROOT
 
 ID = "0123456789abcdef" * 2
@@ -106,3 +110,48 @@ def test_a_file_that_cannot_grow_is_no_room(spool: Spool) -> None:
     command = [sys.executable, "-c", WRITER_ON_A_SMALL_DISK, str(spool.folder), ID]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 42
     assert files(spool) == []
+
+
+def test_a_spool_that_takes_long_to_count_is_counted_seldom(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, second = 100.0, 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += second
+        return now
+
+    monkeypatch.setattr("spool.time.monotonic", clock)
+    second = 1  # so long does the count take
+    empty = spool.used_bytes()
+    second = 0
+    (spool.folder / ID).write_bytes(b"12345")
+    now += USAGE_PAUSE - 1
+    assert spool.used_bytes() == empty
+    now += 1
+    assert spool.used_bytes() == empty + 5
+    (spool.folder / ID).unlink()
+    now += USAGE_SECONDS
+    assert spool.used_bytes() == empty
+
+
+def test_while_one_counts_the_others_go_on(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting, go_on = threading.Event(), threading.Event()
+    scan, scans = os.scandir, []
+
+    def slow_disk(folder: Path) -> Iterator[os.DirEntry[str]]:
+        scans.append(folder)
+        counting.set()
+        assert go_on.wait(10)
+        return scan(folder)
+
+    used = spool.used_bytes()
+    (spool.folder / ID).write_bytes(b"12345")
+    monkeypatch.setattr("spool.os.scandir", slow_disk)
+    time.sleep(USAGE_SECONDS)
+    with ThreadPoolExecutor(1) as other:
+        counted = other.submit(spool.used_bytes)
+        assert counting.wait(10)
+        assert spool.used_bytes() == used
+        go_on.set()
+        assert counted.result() == used + 5
+    assert len(scans) == 1
