@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import math
 import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -102,7 +102,7 @@ class Spool:
         self.max_bytes = max_bytes
         self.fsync = fsync
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._used, self._next_count = 0, 0.0
+        self._used, self._next_count, self._counting = 0, 0.0, threading.Lock()
         self.id = _identity(folder / "spool-id")
 
     def require(self, more: int) -> None:
@@ -118,14 +118,20 @@ class Spool:
 
     def used_bytes(self) -> int:
         """The size of all its files, whole and half, counted anew every half second; a large spool more seldom."""
-        if time.monotonic() >= self._next_count:
-            began, self._next_count = time.monotonic(), math.inf  # nobody counts beside this thread
+        is_first = not self._next_count  # else the last count will do while another thread counts
+        if time.monotonic() >= self._next_count and self._counting.acquire(blocking=is_first):
             try:
-                self._used = sum(_size(entry) for entry in os.scandir(self.folder))
+                self._count()
             finally:
-                ended = time.monotonic()
-                self._next_count = ended + max(USAGE_SECONDS, USAGE_PAUSE * (ended - began))
+                self._counting.release()
         return self._used
+
+    def _count(self) -> None:
+        began = time.monotonic()
+        if began >= self._next_count:  # nobody has counted while this thread waited
+            self._used = sum(_size(entry) for entry in os.scandir(self.folder))
+            ended = time.monotonic()
+            self._next_count = ended + max(USAGE_SECONDS, USAGE_PAUSE * (ended - began))
 
     @contextmanager
     def receive(self, file_id: str, expected_bytes: int = 0) -> Iterator[Incoming]:

@@ -134,24 +134,44 @@ def test_a_spool_that_takes_long_to_count_is_counted_seldom(spool: Spool, monkey
     assert spool.used_bytes() == empty
 
 
+class SlowDisk:
+    """Lists a folder when it is told to go on."""
+
+    def __init__(self) -> None:
+        self.scan, self.scans = os.scandir, 0
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+        self.scans += 1
+        self.asked.set()
+        assert self.go_on.wait(10)
+        return self.scan(folder)
+
+
 def test_while_one_counts_the_others_go_on(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    counting, go_on = threading.Event(), threading.Event()
-    scan, scans = os.scandir, []
-
-    def slow_disk(folder: Path) -> Iterator[os.DirEntry[str]]:
-        scans.append(folder)
-        counting.set()
-        assert go_on.wait(10)
-        return scan(folder)
-
-    used = spool.used_bytes()
+    used, disk = spool.used_bytes(), SlowDisk()
     (spool.folder / ID).write_bytes(b"12345")
-    monkeypatch.setattr("spool.os.scandir", slow_disk)
+    monkeypatch.setattr("spool.os.scandir", disk)
     time.sleep(USAGE_SECONDS)
     with ThreadPoolExecutor(1) as other:
         counted = other.submit(spool.used_bytes)
-        assert counting.wait(10)
+        assert disk.asked.wait(10)
         assert spool.used_bytes() == used
-        go_on.set()
+        disk.go_on.set()
         assert counted.result() == used + 5
-    assert len(scans) == 1
+    assert disk.scans == 1
+
+
+def test_but_they_wait_for_the_first_count(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk()
+    (spool.folder / ID).write_bytes(b"12345")
+    monkeypatch.setattr("spool.os.scandir", disk)
+    with ThreadPoolExecutor(2) as others:
+        first = others.submit(spool.used_bytes)
+        assert disk.asked.wait(10)
+        second = others.submit(spool.used_bytes)
+        time.sleep(0.1)
+        assert not second.done()
+        disk.go_on.set()
+        assert first.result() == second.result() >= 5
+    assert disk.scans == 1
