@@ -7,12 +7,14 @@ import os
 import select
 import selectors
 import socket
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from gunicorn import http
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
@@ -30,6 +32,9 @@ class TooSlow(NoMoreData, TimeoutError):  # type: ignore[misc]
 class Unreader(SocketUnreader):  # type: ignore[misc]
     """Reads from a client that may let us wait for so long, and earns time anew by what it sends.
 
+    The kernel waits and gathers. gunicorn takes a body in the pieces in which it comes, asks before each whether
+    it is there, and copies it several times.
+
     Source: the rule of Apache's mod_reqtimeout, https://httpd.apache.org/docs/2.4/mod/mod_reqtimeout.html
     """
 
@@ -37,21 +42,48 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         super().__init__(sock)
         self._left = PATIENCE_SECONDS
 
+    def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
+        """Read so many bytes, fewer only at the end; without a size, read what is there."""
+        if size is None or size < 0:
+            return bytes(super().read(size, read_ahead))
+        held = self.take_buffered()
+        pieces, missing = [held] if held else [], size - len(held)
+        while missing > 0 and (piece := self._receive(missing, socket.MSG_WAITALL)):
+            pieces.append(piece)
+            missing -= len(piece)
+        data = b"".join(pieces)
+        self.buf.write(data[size:])
+        return data[:size]
+
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Receive what is there; time counts only while we wait for it."""
-        limit = self.sock.gettimeout()
+        return self._receive(min(max(size_hint or 0, self.mxchunk), self.max_body_chunk))
+
+    def _receive(self, size: int, flags: int = 0) -> bytes:
         began = time.monotonic()
         try:
-            self.sock.settimeout(min(self._left, PATIENCE_SECONDS if limit is None else limit))
-            data: bytes = super().chunk(size_hint)
-        except TimeoutError as error:
+            data: bytes = self.sock.recv(size, flags)
+        except (BlockingIOError, TimeoutError) as error:
             raise TooSlow from error
-        finally:
-            self.sock.settimeout(limit)
-        waited = time.monotonic() - began
-        earned = len(data) / MIN_BYTES_PER_SECOND
-        self._left = max(min(self._left - waited + earned, PATIENCE_SECONDS), 0.001)
+        self._earn(time.monotonic() - began, len(data))
         return data
+
+    def _earn(self, waited: float, received: int) -> None:
+        """Count the time that we waited, and what was earned by it."""
+        left = max(min(self._left - waited + received / MIN_BYTES_PER_SECOND, PATIENCE_SECONDS), 0.001)
+        if left != self._left:
+            self._left = left
+            _set_timeout(self.sock, socket.SO_RCVTIMEO, left)
+
+
+class Body(http.body.Body):  # type: ignore[misc]
+    """A request's body that hands on what was read, without a copy, while nothing is held back from before."""
+
+    def read(self, size: int | None = None) -> bytes:
+        """Read so many bytes, or the rest."""
+        if size is None or not 0 < size <= http.body.MAX_READ_STEP or self.buf.tell():
+            return bytes(super().read(size))
+        return bytes(self._read_reader(size))
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -61,9 +93,13 @@ class Connection(TConn):  # type: ignore[misc]
         """Let the client's pace be watched, and an answer that it does not read be given up."""
         fresh = not self.initialized
         super().init()
-        if fresh and not self.is_http2:
-            self.parser.unreader = Unreader(self.sock)
-        self.sock.settimeout(PATIENCE_SECONDS)
+        if self.cfg.is_ssl:  # the kernel does not know what TLS will make of its bytes
+            self.sock.settimeout(PATIENCE_SECONDS)
+        elif fresh:
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                _set_timeout(self.sock, option, PATIENCE_SECONDS)
+            if not self.is_http2:
+                self.parser.unreader = Unreader(self.sock)
 
     def close(self, graceful: bool = False) -> None:
         """Close, unless that is done; wait for the client to close first only where it may still send.
@@ -113,6 +149,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.pending_conns.append(connection)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
 
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Answer a request whose body is read in our way."""
+        req.body = Body(req.body.reader)
+        return super().handle_request(req, conn)
+
     def handle(self, conn: Any) -> Any:
         """Answer a client that asks again at once without the main loop's help, and close in the thread."""
         keep = super().handle(conn)
@@ -136,3 +177,8 @@ def _is_readable(sock: socket.socket, seconds: float) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
+
+
+def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
+    """Set how long the kernel waits for a client in one call; see SO_RCVTIMEO in socket(7)."""
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import resource
 import shutil
 import socket
@@ -254,6 +256,32 @@ def test_the_server_waits_for_a_client_to_close_only_where_more_may_come(
         for _ in range(3):
             client.sendall(b"x")
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize("piece", [70_000, 10**9], ids=["in pieces", "at once"])
+def test_bodies_that_follow_each_other_are_told_apart(web: Web, crowd: Crowd, piece: int) -> None:
+    sizes = [3_000_000, 1, 200_000]
+    words = b"".join(upload_of(size) for size in sizes) + GET
+    [client] = crowd.say(1)
+    for start in range(0, len(words), piece):
+        client.sendall(words[start : start + piece])
+    answers = answer_to(client)
+    assert answers.count(b"HTTP/1.1 202 ") == len(sizes)
+    assert answers.endswith(b'{"status":"alive"}\n')
+    for size, file_id in zip(sizes, re.findall(rb'"id":"(\w+)"', answers), strict=True):
+        row = web.settled(file_id.decode())
+        assert (row["size"], row["sha256"]) == (size, hashlib.sha256(b"x" * size).hexdigest())
+
+
+def test_an_answer_that_is_not_read_is_given_up(web: Web, crowd: Crowd) -> None:
+    size = 32_000_000  # more than lies in sockets
+    file_id = web.upload("normal", "large.bin", bytes(size)).json()["id"]
+    ask = f"GET /files/{file_id}/content?proxy=1 HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+    [reading] = crowd.say(1, ask.replace(b"Host: test", b"Host: test\r\nConnection: close"))
+    [other] = crowd.say(1, ask)
+    assert len(answer_to(reading)) > size
+    time.sleep(2 * PATIENCE)
+    assert len(answer_to(other)) < size
 
 
 def test_threads_that_wake_up_let_the_running_one_go_on(web: Web) -> None:
