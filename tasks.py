@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from celery import shared_task
+from flask import Response, after_this_request
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -70,7 +71,7 @@ class InlineRun(Run):
         if failure:
             raise failure
         if self._ahead:
-            submit(row.id, take_digest)
+            submit_once_answered(row.id, take_digest)
 
     def give_up(self) -> None:
         if self._ahead:
@@ -81,7 +82,7 @@ class ThreadRun(Run):
     """Deliver the file on the process's bounded thread pool."""
 
     def hand_off(self, row: FileRow) -> None:
-        submit(row.id)
+        submit_once_answered(row.id)
 
 
 class CeleryRun(Run):
@@ -120,6 +121,21 @@ def upload_task(file_id: str, stream: str | None = None) -> None:
 
 def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
     """Queue a file's work, by default its delivery, on the pool of this process."""
+    services().pool.submit(file_id, _job(file_id, work))
+
+
+def submit_once_answered(file_id: str, work: Callable[[str], object] = deliver) -> None:
+    """The same when the client of this request has its answer, which would wait for the interpreter otherwise."""
+    pool, job = services().pool, _job(file_id, work)
+
+    def submit_at_close(response: Response) -> Response:
+        response.call_on_close(lambda: pool.submit(file_id, job))
+        return response
+
+    after_this_request(submit_at_close)
+
+
+def _job(file_id: str, work: Callable[[str], object]) -> Callable[[], None]:
     app, subject = this_app(), logs.subject()
 
     def job() -> None:
@@ -129,4 +145,4 @@ def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
             except SQLAlchemyError as error:
                 log.warning("file %s is left to the sweep, the database failed: %s", file_id, error)
 
-    services().pool.submit(file_id, job)
+    return job

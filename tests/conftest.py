@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, sync_playwright
+from werkzeug.test import TestResponse
 
 from app import create_app
 from config import Config
@@ -22,6 +23,20 @@ from tests.stack import PostgresServer, RedisServer, S3Server
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+
+
+class Client(FlaskClient):
+    """Takes an answer that has an end to that end, where servers close it and work begins that waited for it."""
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        answer = super().open(*args, **kwargs)
+        if answer.content_length is not None:
+            answer.get_data()
+            answer.close()
+        return answer
+
+
+Flask.test_client_class = Client
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,15 @@ def queued(redis: Redis, queue: str) -> list[Any]:
 def redis(redis_server: RedisServer) -> Redis:
     redis_server.client.flushall()
     return redis_server.client
+
+
+def test_a_file_is_delivered_when_its_client_has_the_answer(app: Flask) -> None:
+    form = {"file": (BytesIO(b"hello"), "hello.txt")}
+    with FlaskClient(app).post("/async_upload", data=form) as answer:
+        address = answer.location
+        time.sleep(0.2)
+        assert read(app.test_client(), address)["upload_status"] == "PENDING"
+    wait_for(lambda: read(app.test_client(), address)["upload_status"] == "COMPLETE")
 
 
 def test_a_small_file_travels_in_its_message_encoded_once(client: FlaskClient, redis: Redis) -> None:
