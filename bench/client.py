@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, TypedDict
 HOST = "127.0.0.1"
 TIMEOUT_SECONDS = 120
 PIECE_BYTES = 256 * 1024
-BOUNDARY = "ferryman-bench-boundary"
+BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"  # as Chromium makes them
 FORM_HEAD = (
     f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="bench.bin"\r\n'
     "Content-Type: application/octet-stream\r\n\r\n"
