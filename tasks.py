@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 
 from celery import shared_task
 from flask import Response, after_this_request
@@ -127,9 +128,10 @@ def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
 def submit_once_answered(file_id: str, work: Callable[[str], object] = deliver) -> None:
     """The same when the client of this request has its answer, which would wait for the interpreter otherwise."""
     pool, job = services().pool, _job(file_id, work)
+    context = copy_context()  # what traces the request goes on with its work
 
     def submit_at_close(response: Response) -> Response:
-        response.call_on_close(lambda: pool.submit(file_id, job))
+        response.call_on_close(lambda: context.run(pool.submit, file_id, job))
         return response
 
     after_this_request(submit_at_close)

@@ -26,6 +26,9 @@ from tests.stack import BUCKET, ROOT, PostgresServer, RedisServer, S3Server, Ser
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+NO_ANSWER = (requests.ConnectionError, requests.ReadTimeout, requests.exceptions.ChunkedEncodingError)
+"""What a client meets whose server dies; the last one in the middle of the answer."""
+
 LEASE_SECONDS = 2
 SMALL = 200_000
 LARGE = 20 * 1024 * 1024
@@ -130,7 +133,7 @@ class Kit:
         contents = [random.randbytes(LARGE if number % 3 == 0 else SMALL) for number in range(count)]
 
         def post(content: bytes) -> str | None:
-            with suppress(requests.ConnectionError, requests.ReadTimeout):
+            with suppress(*NO_ANSWER):
                 answer = self.web.upload(mode, NAME, content)
                 return answer.json()["id"] if answer.ok else None
             return None

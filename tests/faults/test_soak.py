@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-import requests
 
-from tests.faults.kit import Kit, Result
+from tests.faults.kit import NO_ANSWER, Kit, Result
 from tests.faults.test_faults import MODES, kill_worker_child
 
 SECONDS = int(os.environ.get("SOAK_SECONDS", "240"))
@@ -45,7 +44,7 @@ class Load:
         while not self._stop.is_set():
             content = random.randbytes(random.choices(SIZES, WEIGHTS)[0])
             answer = None
-            with suppress(requests.ConnectionError, requests.ReadTimeout):
+            with suppress(*NO_ANSWER):
                 answer = self._kit.web.upload(random.choice(MODES), "soak.bin", content)
             if answer is not None and answer.ok:
                 self.accepted[answer.json()["id"]] = content
