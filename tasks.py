@@ -122,22 +122,6 @@ def upload_task(file_id: str, stream: str | None = None) -> None:
 
 def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
     """Queue a file's work, by default its delivery, on the pool of this process."""
-    services().pool.submit(file_id, _job(file_id, work))
-
-
-def submit_once_answered(file_id: str, work: Callable[[str], object] = deliver) -> None:
-    """The same when the client of this request has its answer, which would wait for the interpreter otherwise."""
-    pool, job = services().pool, _job(file_id, work)
-    context = copy_context()  # what traces the request goes on with its work
-
-    def submit_at_close(response: Response) -> Response:
-        response.call_on_close(lambda: context.run(pool.submit, file_id, job))
-        return response
-
-    after_this_request(submit_at_close)
-
-
-def _job(file_id: str, work: Callable[[str], object]) -> Callable[[], None]:
     app, subject = this_app(), logs.subject()
 
     def job() -> None:
@@ -147,4 +131,15 @@ def _job(file_id: str, work: Callable[[str], object]) -> Callable[[], None]:
             except SQLAlchemyError as error:
                 log.warning("file %s is left to the sweep, the database failed: %s", file_id, error)
 
-    return job
+    services().pool.submit(file_id, job)
+
+
+def submit_once_answered(file_id: str, work: Callable[[str], object] = deliver) -> None:
+    """The same when the client of this request has its answer, which would wait for the interpreter otherwise."""
+    context = copy_context()  # with this app, what its lines are about, and what traces the request
+
+    def submit_at_close(response: Response) -> Response:
+        response.call_on_close(lambda: context.run(submit, file_id, work))
+        return response
+
+    after_this_request(submit_at_close)
