@@ -174,8 +174,7 @@ class Batch:
     def _results(self) -> Iterator[tuple[str, File]]:
         """What becomes of the files; of those that fail, it is told here."""
         while self.running:
-            left = max(self._deadline - time.monotonic(), 0)
-            done = wait(self.running, left, FIRST_COMPLETED).done
+            done = self._done()
             for future in done:
                 source, file_id = self.running.pop(future)
                 try:
@@ -189,6 +188,15 @@ class Batch:
                 for source, file_id in self.running.values():
                     self._tell_failure(source, file_id, TimedOut(f"Not done within {self._service.timeout:g} s."))
                 return
+
+    def _done(self) -> set[Future[File]]:
+        """What is done, as soon as anything is; nothing once the time is up."""
+        while True:
+            left = max(self._deadline - time.monotonic(), 0)
+            # A signal just before the wait, or to another thread, does not end it: heed it after a second.
+            done = wait(self.running, min(left, 1), FIRST_COMPLETED).done
+            if done or not left:
+                return done
 
     def _upload(self, source: str, mode: str, name: str | None) -> File:
         sent_before = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pty
@@ -246,7 +247,7 @@ def resume(commands: Commands, err: str) -> str:
 
 
 @pytest.mark.usefixtures("s3_is_away")
-@pytest.mark.parametrize("end", ["timeout", "Ctrl-C"])
+@pytest.mark.parametrize("end", ["timeout", "Ctrl-C", "Ctrl-C that ends no wait"])
 def test_a_watch_is_resumed(kit: Kit, proxy: Proxy, commands: Commands, end: str) -> None:
     path, _ = new_file(commands.folder)
     watched: set[bytes] = set()
@@ -258,9 +259,10 @@ def test_a_watch_is_resumed(kit: Kit, proxy: Proxy, commands: Commands, end: str
 
     proxy.on_request = look
     process = commands.start("upload", path, path, "--watch", "--timeout", "2" if end == "timeout" else "60")
-    if end == "Ctrl-C":
+    if end != "timeout":
         wait_for(lambda: len(watched) == 2, what="watched files")
-        process.send_signal(signal.SIGINT)
+        others = {int(thread.name) for thread in Path(f"/proc/{process.pid}/task").iterdir()} - {process.pid}
+        ctypes.CDLL(None).tgkill(process.pid, process.pid if end == "Ctrl-C" else max(others), signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (3 if end == "timeout" else 130, ""), err
     kit.s3_proxy.recover()
