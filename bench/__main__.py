@@ -19,10 +19,10 @@ from bench import pictures, servers, works
 from bench.certificate import make_certificate
 from bench.delivery import MB
 from bench.results import Results
-from bench.servers import RESULTS, Sink
+from bench.servers import RESULTS, RealStore, Sink
 from bench.table import lines, rows
 from bench.works import Bench, Files
-from tests.stack import ROOT, RedisServer, S3Server, Web
+from tests.stack import ROOT, RedisServer, Web
 
 BYTES = {"100 kB": MB // 10, "1 MB": MB, "10 MB": 10 * MB, "100 MB": 100 * MB, "200 MB": 200 * MB,
          "600 MB": 600 * MB, "1 GB": 1000 * MB}  # fmt: skip
@@ -160,14 +160,15 @@ def _linked(plan: Plan, bench: Bench, folder: Path) -> None:
 def _real(plan: Plan, bench: Bench, folder: Path) -> None:
     """Whatever goes into a real S3-compatible store."""
     _say("SeaweedFS")
-    s3 = S3Server(_made(folder / "seaweed"))
+    s3 = RealStore(_made(folder / "seaweed"))
     with servers.running(s3):
         stacks = [
             make(folder / f"seaweed-{name}", s3.settings, RedisServer(_made(folder / f"seaweed-{name}-broker")))
             for name, make in (("ours", servers.ours), ("article", servers.article))
         ]
         with servers.started(*stacks):
-            works.warm_up_by_time(stacks, bench.files["100 kB"])
+            bench = bench._replace(sink=s3)
+            works.warm_up(bench, stacks, ("100 kB",))
             for size in ("10 MB", "100 MB"):
                 works.real_s3(bench, stacks, size, plan.slow_rounds)
 

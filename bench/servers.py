@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ import psutil
 
 import embedded
 from bench import client
+from config import Config
+from store import Store
 from tests.stack import ROOT, RedisServer, S3Server, Service, Web, Worker, wait_for
 
 RESULTS = ROOT / "bench" / "results"
@@ -55,7 +59,29 @@ class PortServer(Service):
         return False
 
 
-class Sink(PortServer):
+class Destination(ABC):
+    """An S3 end that tells how many objects it has taken."""
+
+    port: int
+
+    @abstractmethod
+    def landed(self) -> int:
+        """So many."""
+
+    def wait_landed(self, count: int) -> bool:
+        """Wait until it has taken so many; if nothing comes any more, the answer is False."""
+        seen, deadline = -1, 0.0
+        while (landed := self.landed()) < count:
+            if landed > seen:
+                seen, deadline = landed, time.monotonic() + QUIET_SECONDS
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)  # what follows in the service: a look at the object, and the row
+        return True
+
+
+class Sink(Destination, PortServer):
     """The fast S3 end, by http or https."""
 
     def __init__(self, folder: Path, certificate: Path | None = None) -> None:
@@ -66,17 +92,17 @@ class Sink(PortServer):
         """How many objects it has taken."""
         return int(client.get(self.port, "/-/landed").body)
 
-    def wait_landed(self, count: int) -> bool:
-        """Wait until it has taken so many; if nothing comes any more, the answer is False."""
-        seen, deadline = -1, 0.0
-        while (landed := self.landed()) < count:
-            if landed > seen:
-                seen, deadline = landed, time.monotonic() + QUIET_SECONDS
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        time.sleep(0.05)  # what follows in the service: a look at the object, and the row
-        return True
+
+class RealStore(Destination, S3Server):
+    """An S3 end that keeps what it takes: SeaweedFS."""
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(Config.from_mapping(self.settings))
+
+    def landed(self) -> int:
+        """How many objects are in the bucket, up to a thousand."""
+        return self._store.client.list_objects_v2(Bucket=self._store.bucket)["KeyCount"]
 
 
 class Stack(NamedTuple):

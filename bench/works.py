@@ -18,7 +18,7 @@ from bench import burst, client
 from bench.delivery import MB
 from bench.memory import Peak
 from bench.results import Results
-from bench.servers import PortServer, Sink, Stack
+from bench.servers import Destination, PortServer, Stack
 from tests.stack import ROOT
 
 MODES = ("normal", "async", "celery")
@@ -45,7 +45,7 @@ class Bench(NamedTuple):
 
     results: Results
     files: Files
-    sink: Sink
+    sink: Destination
 
     def land(self, stack: Stack, mode: str, path: Path, rate: float = 0) -> client.Answer:
         """Upload one file, and wait until it is in S3 and nothing of it can disturb what follows."""
@@ -67,14 +67,6 @@ def warm_up(bench: Bench, stacks: Iterable[Stack], sizes: tuple[str, ...] = ("10
                 before = bench.sink.landed()
                 many = burst.uploads(stack.port, f"/{mode}_upload", bench.files[size], 8, 16)
                 bench.sink.wait_landed(before + many.accepted)
-
-
-def warm_up_by_time(stacks: Iterable[Stack], path: Path) -> None:
-    """The same where nobody tells what has landed."""
-    for stack in stacks:
-        for mode in MODES:
-            burst.uploads(stack.port, f"/{mode}_upload", path, 8, 16)
-    time.sleep(2)
 
 
 def latency(
@@ -266,13 +258,9 @@ def overlap(bench: Bench, stacks: list[Stack], link: PortServer, peers: PortServ
 
 
 def real_s3(bench: Bench, stacks: list[Stack], size: str, rounds: int) -> None:
-    """Time single uploads with SeaweedFS as S3; background deliveries get some time to end by themselves."""
+    """Time single uploads with SeaweedFS as S3, each after the one before has landed."""
     for _ in range(rounds):
         for stack in stacks:
             for mode in MODES:
-                answer = stack.post(mode, bench.files[size])
-                if not 200 <= answer.status < 300:
-                    bench.results.note(f"{stack.who} answered {answer.status} to {mode} {size} with SeaweedFS")
-                    continue
+                answer = bench.land(stack, mode, bench.files[size])
                 bench.results.add(stack.who, f"{mode} {size}, SeaweedFS", answer.seconds * 1000)
-                time.sleep(answer.seconds + 1)
