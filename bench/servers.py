@@ -66,7 +66,7 @@ class Destination(ABC):
 
     @abstractmethod
     def landed(self) -> int:
-        """How many."""
+        """How many objects are there."""
 
     def wait_landed(self, count: int) -> bool:
         """Wait until it has taken so many; if nothing comes any more, the answer is False."""

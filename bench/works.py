@@ -58,6 +58,13 @@ class Bench(NamedTuple):
         stack.rest()
         return answer
 
+    def keep(self, who: str, what: str, answer: client.Answer) -> None:
+        """Keep how long an upload took; a refusal is quick, and no result."""
+        if 200 <= answer.status < 300:
+            self.results.add(who, what, answer.seconds * 1000)
+        else:
+            self.results.note(f"{who} answered {answer.status}, left out of {what}: {answer.body[:80]!r}")
+
 
 def warm_up(bench: Bench, stacks: Iterable[Stack], sizes: tuple[str, ...] = ("100 kB", "1 MB")) -> None:
     """Upload until every process has imported and connected what it needs."""
@@ -88,27 +95,21 @@ def latency(
         turn("busboy", "normal", lambda: client.post_form(peers.port, "/busboy_s3", path))
         turn("tus", "async", lambda: client.post_tus(peers.port, "/tus_file", path))
         turn("tus", "normal", lambda: client.post_tus(peers.port, "/tus_s3", path))
-    for number in range(rounds):
+    for _ in range(rounds):
         for who, mode, call in turns:
             answer = call()
-            if 200 <= answer.status < 300:
-                bench.results.add(who, f"{mode} {size}", answer.seconds * 1000)
-                if who in ("limit", "busboy", "tus") and mode == "async":  # there is but one way to accept
-                    bench.results.add(who, f"celery {size}", answer.seconds * 1000)
-            elif number == 0:
-                bench.results.note(f"{who} answered {answer.status} to {mode} {size}: {answer.body[:80]!r}")
+            bench.keep(who, f"{mode} {size}", answer)
+            if who in ("limit", "busboy", "tus") and mode == "async":  # there is but one way to accept
+                bench.keep(who, f"celery {size}", answer)
 
 
 def normal_only(bench: Bench, stacks: list[Stack], peers: PortServer | None, size: str, rounds: int) -> None:
     """Time single uploads that are answered when S3 has them."""
     for _ in range(rounds):
         for stack in stacks:
-            bench.results.add(
-                stack.who, f"normal {size}", bench.land(stack, "normal", bench.files[size]).seconds * 1000
-            )
+            bench.keep(stack.who, f"normal {size}", bench.land(stack, "normal", bench.files[size]))
         if peers:
-            answer = client.post_form(peers.port, "/busboy_s3", bench.files[size])
-            bench.results.add("busboy", f"normal {size}", answer.seconds * 1000)
+            bench.keep("busboy", f"normal {size}", client.post_form(peers.port, "/busboy_s3", bench.files[size]))
 
 
 def concurrency(bench: Bench, stacks: list[Stack], limit: PortServer, size: str, count: int, rounds: int) -> None:
@@ -228,15 +229,13 @@ def slow_link(bench: Bench, stacks: list[Stack], link: PortServer, rounds: int) 
     """Time 10 MB over a link of 2 MB/s; the limit is the bare body over the same link."""
     path = bench.files["10 MB"]
     for number in range(rounds):
-        seconds = client.put_raw(link.port, f"/bench/raw-{number}", path).seconds
-        bench.results.add("limit", "normal 10 MB, link 2 MB/s", seconds * 1000)
+        bench.keep("limit", "normal 10 MB, link 2 MB/s", client.put_raw(link.port, f"/bench/raw-{number}", path))
         for stack in stacks:
-            seconds = bench.land(stack, "normal", path).seconds
-            bench.results.add(stack.who, "normal 10 MB, link 2 MB/s", seconds * 1000)
+            bench.keep(stack.who, "normal 10 MB, link 2 MB/s", bench.land(stack, "normal", path))
         before = bench.sink.landed()
         background = [(stack, mode) for mode in ("async", "celery") for stack in stacks]
         for stack, mode in background:
-            bench.results.add(stack.who, f"{mode} 10 MB, link 2 MB/s", stack.post(mode, path).seconds * 1000)
+            bench.keep(stack.who, f"{mode} 10 MB, link 2 MB/s", stack.post(mode, path))
             time.sleep(1)  # for decoding and pickup; what then goes over the link takes no core
         if number + 1 < rounds:
             bench.sink.wait_landed(before + len(background))
@@ -247,14 +246,11 @@ def overlap(bench: Bench, stacks: list[Stack], link: PortServer, peers: PortServ
     path = bench.files["100 MB"]
     what = "normal 100 MB, both links 50 MB/s"
     for number in range(rounds):
-        seconds = client.put_raw(link.port, f"/bench/raw-{FAST}-{number}", path).seconds
-        bench.results.add("limit", what, seconds * 1000)
+        bench.keep("limit", what, client.put_raw(link.port, f"/bench/raw-{FAST}-{number}", path))
         for stack in stacks:
-            bench.results.add(stack.who, what, bench.land(stack, "normal", path, FAST).seconds * 1000)
+            bench.keep(stack.who, what, bench.land(stack, "normal", path, FAST))
         if peers:
-            bench.results.add(
-                "busboy", what, client.post_form(peers.port, "/busboy_s3", path, FAST).seconds * 1000
-            )
+            bench.keep("busboy", what, client.post_form(peers.port, "/busboy_s3", path, FAST))
 
 
 def real_s3(bench: Bench, stacks: list[Stack], size: str, rounds: int) -> None:
@@ -262,5 +258,4 @@ def real_s3(bench: Bench, stacks: list[Stack], size: str, rounds: int) -> None:
     for _ in range(rounds):
         for stack in stacks:
             for mode in MODES:
-                answer = bench.land(stack, mode, bench.files[size])
-                bench.results.add(stack.who, f"{mode} {size}, SeaweedFS", answer.seconds * 1000)
+                bench.keep(stack.who, f"{mode} {size}, SeaweedFS", bench.land(stack, mode, bench.files[size]))
