@@ -37,15 +37,16 @@ class Plan(NamedTuple):
     rounds: dict[str, int]
     large: str
     clients: dict[str, int]
-    again: int
+    bursts: int
+    pickups: int
     slow_rounds: int
     quick: bool
 
 
-QUICK = Plan({"100 kB": 7, "1 MB": 7, "10 MB": 5, "100 MB": 1}, "200 MB",
-             {"10 MB": 32, "1 MB": 96, "100 kB": 320}, 1, 1, quick=True)  # fmt: skip
+QUICK = Plan({"100 kB": 5, "1 MB": 5, "10 MB": 3, "100 MB": 1}, "200 MB",
+             {"10 MB": 32, "1 MB": 96, "100 kB": 320}, bursts=1, pickups=5, slow_rounds=1, quick=True)  # fmt: skip
 FULL = Plan({"100 kB": 21, "1 MB": 21, "10 MB": 15, "100 MB": 7}, "1 GB",
-            {"10 MB": 96, "1 MB": 480, "100 kB": 1280}, 3, 3, quick=False)  # fmt: skip
+            {"10 MB": 96, "1 MB": 480, "100 kB": 1280}, bursts=5, pickups=15, slow_rounds=3, quick=False)  # fmt: skip
 
 
 def main(plan: Plan) -> int:
@@ -106,8 +107,8 @@ def _fast(plan: Plan, bench: Bench, folder: Path) -> None:
         _say("fresh start")
         servers.restart(our, their)
         works.warm_up(bench, (our, their))
-        works.pickup(bench, our)
-        works.pickup(bench, their)
+        works.pickup(bench, our, plan.pickups)
+        works.pickup(bench, their, plan.pickups)
         for size, rounds in plan.rounds.items():
             _say(f"single uploads of {size}")
             works.latency(bench, [our, their], limit, peers, size, rounds)
@@ -116,14 +117,14 @@ def _fast(plan: Plan, bench: Bench, folder: Path) -> None:
             works.normal_only(bench, [our, their], peers, "1 GB", LARGE_ROUNDS)
         for size, count in plan.clients.items():
             _say(f"32 clients, {size}")
-            works.concurrency(bench, [our, their], limit, size, count, plan.again)
+            works.concurrency(bench, [our, their], limit, size, count, plan.bursts)
         their.kill()
         _say("status reads")
         reader = Web(_made(folder / "reader"), our.web.env, 1)
         our.kill()
         with servers.running(reader):
             reader.wait()
-            works.status_reads(bench, int(reader.url.rpartition(":")[2]), 2, plan.again)
+            works.status_reads(bench, int(reader.url.rpartition(":")[2]), 2, plan.bursts)
 
 
 def _cpu(plan: Plan, bench: Bench, folder: Path) -> None:
@@ -148,7 +149,8 @@ def _linked(plan: Plan, bench: Bench, folder: Path) -> None:
     peers = servers.node_peers(folder / "link", link.port)
     with servers.running(link, *([peers] if peers else [])), servers.started(our, their):
         works.warm_up(bench, (our, their))
-        works.overlap(bench, [our, their], link, peers, plan.slow_rounds)
+        if not plan.quick:
+            works.overlap(bench, [our, their], link, peers, plan.slow_rounds)
         _say("a link of 2 MB/s")
         link.kill()
         link.command[-1] = str(works.SLOW)

@@ -191,6 +191,7 @@ def article(folder: Path, s3: Mapping[str, str], redis: RedisServer) -> Stack:
     env = {
         **our_settings(folder, s3, redis),
         "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'article.db'}",
+        "TMPDIR": str(folder),  # where Werkzeug keeps what it takes in: on the same disk as our spool
     }
     command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, "-k", "gthread", "-w", str(WEB_PROCESSES)]
     command += ["--threads", str(WEB_THREADS), "--keep-alive", "15", "--timeout", "60", "--access-logfile", "-"]

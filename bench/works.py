@@ -27,7 +27,6 @@ READERS = 2
 QUEUED = 100
 SLOW = 2 * MB
 FAST = 50 * MB
-PICKUPS = 15
 
 
 class Files:
@@ -197,12 +196,12 @@ def redis_peak(bench: Bench, stack: Stack) -> None:
         bench.results.note(f"{stack.who} did not bring all of {many.accepted} queued uploads to S3")
 
 
-def pickup(bench: Bench, stack: Stack) -> None:
+def pickup(bench: Bench, stack: Stack, rounds: int) -> None:
     """Take the time from a row's creation to the line in the worker's log that says `received`, whole ms."""
     pattern = re.compile(
         r'^(?:\[|\{"time": ")([-0-9]+[ T][0-9:]+[,.]\d+Z?).*Task upload_task\[\S+\] received', re.M
     )
-    for _ in range(PICKUPS):
+    for _ in range(rounds):
         time.sleep(0.1)
         seen = stack.worker.text().count("received")
         answer = bench.land(stack, "celery", bench.files["100 kB"])
