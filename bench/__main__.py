@@ -43,10 +43,24 @@ class Plan(NamedTuple):
     quick: bool
 
 
-QUICK = Plan({"100 kB": 5, "1 MB": 5, "10 MB": 3, "100 MB": 1}, "200 MB",
-             {"10 MB": 32, "1 MB": 96, "100 kB": 320}, bursts=1, pickups=5, slow_rounds=1, quick=True)  # fmt: skip
-FULL = Plan({"100 kB": 21, "1 MB": 21, "10 MB": 15, "100 MB": 7}, "1 GB",
-            {"10 MB": 96, "1 MB": 480, "100 kB": 1280}, bursts=5, pickups=15, slow_rounds=3, quick=False)  # fmt: skip
+QUICK = Plan(
+    rounds={"100 kB": 5, "1 MB": 5, "10 MB": 3, "100 MB": 1},
+    large="200 MB",
+    clients={"10 MB": 32, "1 MB": 96, "100 kB": 320},
+    bursts=1,
+    pickups=5,
+    slow_rounds=1,
+    quick=True,
+)
+FULL = Plan(
+    rounds={"100 kB": 21, "1 MB": 21, "10 MB": 15, "100 MB": 7},
+    large="1 GB",
+    clients={"10 MB": 96, "1 MB": 480, "100 kB": 1280},
+    bursts=5,
+    pickups=15,
+    slow_rounds=3,
+    quick=False,
+)
 
 
 def main(plan: Plan) -> int:
