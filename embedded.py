@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import socket
 import sysconfig
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -76,9 +78,21 @@ def seaweed_port(preferred: int | None = None) -> int:
     raise OSError("there are no free ports for SeaweedFS")
 
 
+def seaweed_has_room(port: int) -> bool:
+    """Whether SeaweedFS can read and write: some restarts bring it up 5 s before its master knows its volumes.
+
+    Source: https://github.com/seaweedfs/seaweedfs/wiki/Master-Server-API
+    """
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port + 1}/dir/status", timeout=5) as answer:
+            return bool(json.load(answer)["Topology"]["Max"] > 0)
+    except OSError:
+        return False
+
+
 def remove_seaweed_sockets(port: int) -> None:
-    """Remove what a SeaweedFS on these ports left under /tmp."""
-    for number in _seaweed_ports(port):
+    """Remove what a SeaweedFS on these ports left under /tmp, but nothing of one that has taken them since."""
+    for number in filter(is_free, _seaweed_ports(port)):
         for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108
             left.unlink(missing_ok=True)
 

@@ -10,7 +10,6 @@ import sys
 import sysconfig
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -100,10 +99,11 @@ def main() -> int:
     manager.add_process("worker", f"exec {_traced()}{_python()} -m celery -q -A worker worker", env=environment)
     access = "for this machine, without a key" if config.AUTH == "open" else "with a key, see `flask keys`"
     address, shell_file = f"http://localhost:{port}", shlex.quote(str(data / SHELL_FILE))
-    threading.Thread(target=_announce, args=(address, access, shell_file), daemon=True).start()
+    s3_port = int((data / "s3-port").read_text()) if "s3" in servers else None
+    threading.Thread(target=_announce, args=(address, access, shell_file, s3_port), daemon=True).start()
     manager.loop()
-    if "s3" in servers:
-        embedded.remove_seaweed_sockets(int((data / "s3-port").read_text()))
+    if s3_port:
+        embedded.remove_seaweed_sockets(s3_port)
     stopped_by_user = manager.returncode in (130, 143)
     return 0 if stopped_by_user else 1
 
@@ -171,20 +171,25 @@ def _traced() -> str:
     return f"{shlex.quote(agent)} " if agent and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else ""
 
 
-def _announce(address: str, access: str, shell_file: str) -> None:
-    """Print the address when the service is ready."""
+def _announce(address: str, access: str, shell_file: str, s3_port: int | None) -> None:
+    """Print the address when the service is ready, and the embedded S3 with it."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{address}/readyz", timeout=5).close()  # noqa: S310
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-        else:
+        if _answers(f"{address}/readyz") and (s3_port is None or embedded.seaweed_has_room(s3_port)):
             _say(f"\nFerryman is ready: {address}   ({access}; Ctrl-C stops it)\n")
             _say(f"  curl -i -F file=@README.md {address}/async_upload\n")
             _say(f"  . {shell_file}   # in another shell, for `flask --app app --help`\n")
             return
+        time.sleep(0.1)
     _say(f"Ferryman is not ready after {READY_SECONDS} s; see {address}/readyz and the logs above.")
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310
+    except OSError:
+        return False
+    return True
 
 
 def _say(text: str) -> None:

@@ -124,8 +124,9 @@ class S3Server(Service):
         return 0
 
     def wait(self) -> None:
-        """Wait until it takes a request, and has the bucket."""
+        """Wait until it takes a request, has the bucket, and can read what is in it."""
         wait_for(self._has_bucket, what="bucket")
+        wait_for(lambda: embedded.seaweed_has_room(self.port), what="volumes")
 
     def _has_bucket(self) -> bool:
         env = {**self.settings, "SPOOL_DIR": str(self.log.parent / "s3-spool")}

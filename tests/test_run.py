@@ -19,7 +19,7 @@ import pytest
 import requests
 
 import embedded
-from tests.stack import ROOT, wait_for
+from tests.stack import ROOT, S3Server, Service, wait_for
 
 
 class Run:
@@ -29,6 +29,7 @@ class Run:
         self.data = folder / "data"
         self.port = embedded.free_port()
         self.log = folder / "run.log"
+        self.started: list[subprocess.Popen[bytes]] = []
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
@@ -39,22 +40,32 @@ class Run:
     def start(self, **settings: str) -> subprocess.Popen[bytes]:
         self.log.write_bytes(b"")
         with self.log.open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "run.py"], cwd=ROOT, env={**self.env, **settings}, stdout=output, stderr=output
             )
+        self.started.append(process)
+        return process
+
+    def kill(self) -> None:
+        """End all that is left of it, so that it does nothing to the next one's ports."""
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self.started:
+            process.wait()
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def processes(self) -> list[str]:
-        """Every process that carries our data folder in its environment or command."""
+    def processes(self) -> dict[int, str]:
+        """Every process that carries our data folder in its environment or command, by its id."""
         mark = str(self.data).encode()
-        found = []
+        found = {}
         for entry in Path("/proc").iterdir():
             with suppress(OSError, ValueError):
                 text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
                 if int(entry.name) != os.getpid() and mark in text:
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         return found
 
 
@@ -62,7 +73,7 @@ class Run:
 def run(tmp_path: Path) -> Iterator[Run]:
     run = Run(tmp_path)
     yield run
-    subprocess.run(["pkill", "-KILL", "-f", str(run.data)], check=False)
+    run.kill()
 
 
 def is_ready(run: Run, process: subprocess.Popen[bytes]) -> bool:
@@ -84,7 +95,7 @@ def test_it_starts_works_stops_and_starts_again_with_its_data(run: Run) -> None:
 
     first.send_signal(signal.SIGINT)
     assert first.wait(30) == 0
-    assert run.processes() == []
+    assert run.processes() == {}
 
     started = time.monotonic()
     second = run.start()
@@ -95,7 +106,7 @@ def test_it_starts_works_stops_and_starts_again_with_its_data(run: Run) -> None:
     assert content.content == (ROOT / "README.md").read_bytes()
     second.terminate()
     assert second.wait(30) == 0
-    assert run.processes() == []
+    assert run.processes() == {}
 
 
 def upload_as_printed(run: Run) -> str:
@@ -128,7 +139,7 @@ def test_a_part_that_dies_ends_it_and_nothing_stays(run: Run) -> None:
     subprocess.run(["pkill", "-KILL", "-f", f"valkey.*{run.data}"], check=False)
     subprocess.run(["pkill", "-KILL", "-f", f"weed.*{run.data}"], check=True)
     assert process.wait(40) == 1
-    assert run.processes() == []
+    assert run.processes() == {}
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.3, 0.6, 1.5])
@@ -137,14 +148,14 @@ def test_it_can_be_stopped_while_it_starts(run: Run, delay: float) -> None:
     time.sleep(delay)
     process.terminate()
     process.wait(30)
-    wait_for(lambda: run.processes() == [], 10, "end of all processes")
+    wait_for(lambda: run.processes() == {}, 10, "end of all processes")
 
 
 def test_a_start_that_fails_stops_what_it_started(run: Run) -> None:
     process = run.start(SQLALCHEMY_DATABASE_URI="sqlite:////no/such/folder/files.db")
     assert process.wait(60) == 1
     assert "unable to open database file" in run.text()
-    assert run.processes() == []
+    assert run.processes() == {}
 
 
 @pytest.mark.parametrize(
@@ -175,3 +186,33 @@ def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(FileNotFoundError, match="weed is missing"):
         embedded.seaweed(tmp_path / "s3", 20_000, "key", "secret")
+
+
+def test_sockets_of_a_seaweedfs_that_has_taken_the_ports_stay() -> None:
+    port = embedded.seaweed_port()
+    taken, left = (Path(f"/tmp/seaweedfs-filer-grpc-{number}.sock") for number in (port, port + 1))
+    for path in (taken, left):
+        path.touch()
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            embedded.remove_seaweed_sockets(port)
+        assert (taken.exists(), left.exists()) == (True, False)
+    finally:
+        taken.unlink(missing_ok=True)
+
+
+def test_a_seaweedfs_has_room_when_its_master_knows_its_volumes(tmp_path: Path, s3: S3Server) -> None:
+    assert embedded.seaweed_has_room(s3.port)
+    port = embedded.seaweed_port()
+    assert not embedded.seaweed_has_room(port)
+    weed = shutil.which("weed", path=sysconfig.get_path("scripts"))
+    assert weed
+    options = [f"-port={port + 1}", f"-mdir={tmp_path}", "-ip=127.0.0.1", "-telemetry=false"]
+    alone = Service("master", [weed, "master", *options], {}, tmp_path / "master.log")
+    alone.start()
+    try:
+        wait_for(lambda: not embedded.is_free(port + 1), what="master")
+        assert requests.get(f"http://127.0.0.1:{port + 1}/dir/status", timeout=20).ok
+        assert not embedded.seaweed_has_room(port)
+    finally:
+        alone.kill()
