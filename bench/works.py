@@ -90,7 +90,7 @@ def warm_up(bench: Bench, stacks: Iterable[Stack], sizes: tuple[str, ...] = ("10
 def latency(
     bench: Bench, stacks: list[Stack], limit: PortServer, peers: PortServer | None, size: str, rounds: int
 ) -> None:
-    """Time single uploads of one size, everybody in turn."""
+    """Time single uploads of one size, everybody in turn; the first round warms up, and does not count."""
     path = bench.files[size]
     turns: list[tuple[str, str, Callable[[], client.Answer]]] = []
 
@@ -106,24 +106,29 @@ def latency(
         turn("busboy", "normal", lambda: client.post_form(peers.port, "/busboy_s3", path))
         turn("tus", "async", lambda: client.post_tus(peers.port, "/tus_file", path))
         turn("tus", "normal", lambda: client.post_tus(peers.port, "/tus_s3", path))
-    for _ in range(rounds):
+    for number in range(1 + rounds):
         for who, mode, call in turns:
             bench.touch_memory(path)
             answer = call()
+            if number == 0:
+                continue
             bench.keep(who, f"{mode} {size}", answer)
             if who in ("limit", "busboy", "tus") and mode == "async":  # there is but one way to accept
                 bench.keep(who, f"celery {size}", answer)
 
 
 def normal_only(bench: Bench, stacks: list[Stack], peers: PortServer | None, size: str, rounds: int) -> None:
-    """Time single uploads that are answered when S3 has them."""
+    """Time single uploads that are answered when S3 has them; the first round warms up, and does not count."""
     path = bench.files[size]
-    for _ in range(rounds):
+    for number in range(1 + rounds):
+        answers: list[tuple[str, client.Answer]] = []
         for stack in stacks:
             bench.touch_memory(path)
-            bench.keep(stack.who, f"normal {size}", bench.land(stack, "normal", path))
+            answers.append((stack.who, bench.land(stack, "normal", path)))
         if peers:
-            bench.keep("busboy", f"normal {size}", client.post_form(peers.port, "/busboy_s3", path))
+            answers.append(("busboy", client.post_form(peers.port, "/busboy_s3", path)))
+        for who, answer in answers if number else []:
+            bench.keep(who, f"normal {size}", answer)
 
 
 def concurrency(bench: Bench, stacks: list[Stack], limit: PortServer, size: str, count: int, rounds: int) -> None:
