@@ -8,8 +8,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ QUEUED = 100
 SLOW = 2 * MB
 FAST = 50 * MB
 ZEROS = bytes(MB)
+
+Turn = tuple[str, str, Callable[[], client.Answer]]
+"""Who uploads, in which mode, and how."""
 
 
 class Files:
@@ -90,9 +94,9 @@ def warm_up(bench: Bench, stacks: Iterable[Stack], sizes: tuple[str, ...] = ("10
 def latency(
     bench: Bench, stacks: list[Stack], limit: PortServer, peers: PortServer | None, size: str, rounds: int
 ) -> None:
-    """Time single uploads of one size, everybody in turn; the first round warms up, and does not count."""
+    """Time single uploads of one size, everybody in turn."""
     path = bench.files[size]
-    turns: list[tuple[str, str, Callable[[], client.Answer]]] = []
+    turns: list[Turn] = []
 
     def turn(who: str, mode: str, call: Callable[[], client.Answer]) -> None:
         turns.append((who, mode, call))
@@ -100,35 +104,36 @@ def latency(
     turn("limit", "async", lambda: client.post_form(limit.port, "/", path))
     for stack in stacks:
         for mode in MODES:
-            turn(stack.who, mode, lambda stack=stack, mode=mode: bench.land(stack, mode, path))  # type: ignore[misc]
+            turn(stack.who, mode, partial(bench.land, stack, mode, path))
     if peers:
         turn("busboy", "async", lambda: client.post_form(peers.port, "/busboy_file", path))
         turn("busboy", "normal", lambda: client.post_form(peers.port, "/busboy_s3", path))
         turn("tus", "async", lambda: client.post_tus(peers.port, "/tus_file", path))
         turn("tus", "normal", lambda: client.post_tus(peers.port, "/tus_s3", path))
+    for who, mode, answer in _in_turn(bench, turns, path, rounds):
+        bench.keep(who, f"{mode} {size}", answer)
+        if who in ("limit", "busboy", "tus") and mode == "async":  # there is but one way to accept
+            bench.keep(who, f"celery {size}", answer)
+
+
+def normal_only(bench: Bench, stacks: list[Stack], peers: PortServer | None, size: str, rounds: int) -> None:
+    """Time single uploads that are answered when S3 has them."""
+    path = bench.files[size]
+    turns: list[Turn] = [(one.who, "normal", partial(bench.land, one, "normal", path)) for one in stacks]
+    if peers:
+        turns.append(("busboy", "normal", partial(client.post_form, peers.port, "/busboy_s3", path)))
+    for who, mode, answer in _in_turn(bench, turns, path, rounds):
+        bench.keep(who, f"{mode} {size}", answer)
+
+
+def _in_turn(bench: Bench, turns: list[Turn], path: Path, rounds: int) -> Iterator[tuple[str, str, client.Answer]]:
+    """Let everybody upload in turn; the first round warms up, and does not count."""
     for number in range(1 + rounds):
         for who, mode, call in turns:
             bench.touch_memory(path)
             answer = call()
-            if number == 0:
-                continue
-            bench.keep(who, f"{mode} {size}", answer)
-            if who in ("limit", "busboy", "tus") and mode == "async":  # there is but one way to accept
-                bench.keep(who, f"celery {size}", answer)
-
-
-def normal_only(bench: Bench, stacks: list[Stack], peers: PortServer | None, size: str, rounds: int) -> None:
-    """Time single uploads that are answered when S3 has them; the first round warms up, and does not count."""
-    path = bench.files[size]
-    for number in range(1 + rounds):
-        answers: list[tuple[str, client.Answer]] = []
-        for stack in stacks:
-            bench.touch_memory(path)
-            answers.append((stack.who, bench.land(stack, "normal", path)))
-        if peers:
-            answers.append(("busboy", client.post_form(peers.port, "/busboy_s3", path)))
-        for who, answer in answers if number else []:
-            bench.keep(who, f"normal {size}", answer)
+            if number > 0:
+                yield who, mode, answer
 
 
 def concurrency(bench: Bench, stacks: list[Stack], limit: PortServer, size: str, count: int, rounds: int) -> None:
