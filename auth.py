@@ -13,10 +13,10 @@ from typing import TypeVar
 from flask import Flask, Response, current_app, g, request
 from flask.typing import ResponseReturnValue
 from flask_httpauth import HTTPTokenAuth
-from sqlalchemy import Row, String, select, update
+from sqlalchemy import Row, String, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from database import UtcDateTime, db, utcnow, writing
+from database import UtcDateTime, db, transaction, utcnow
 from errors import problem
 from services import services
 
@@ -52,21 +52,23 @@ def create_key(owner: str, role: str = FILES) -> str:
     if not owner.strip() or len(owner) > MAX_OWNER or not owner.isprintable() or owner == OPEN_OWNER:
         raise ValueError(f"An owner's name has 1 to {MAX_OWNER} printable characters, and is not {OPEN_OWNER}.")
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    db.session.add(ApiKey(id=key_id, owner=owner, role=role, hash=_hash(secret), created_at=utcnow()))
-    db.session.commit()
+    values = {"id": key_id, "owner": owner, "role": role, "hash": _hash(secret), "created_at": utcnow()}
+    with transaction() as connection:
+        connection.execute(insert(ApiKey), values)
     return f"{PREFIX}_{key_id}_{secret}"
 
 
 def revoke_key(key_id: str) -> bool:
     """Let a key open nothing from now on; False if there is no such key that does."""
     live = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
-    with writing(), db.engine.begin() as connection:
+    with transaction() as connection:
         return connection.execute(live.values(revoked_at=utcnow())).rowcount == 1
 
 
-def all_keys() -> Sequence[ApiKey]:
-    """Every key that was ever made, oldest first."""
-    return db.session.scalars(select(ApiKey).order_by(ApiKey.created_at)).all()
+def all_keys() -> Sequence[Row[tuple[ApiKey]]]:
+    """Return every key that was ever made, oldest first."""
+    with db.engine.connect() as connection:
+        return connection.execute(select(ApiKey).order_by(ApiKey.created_at)).all()
 
 
 def public(view: View) -> View:

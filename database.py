@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import TypeVar
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import DateTime, Dialect, TypeDecorator, event
+from sqlalchemy import Connection, DateTime, Dialect, TypeDecorator, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import DeclarativeBase
 
@@ -21,6 +21,8 @@ KEPT_CONNECTIONS = 10
 MAX_CONNECTIONS = 40  # two processes fit into PostgreSQL's 100; a thread holds one for milliseconds, or waits
 BUSY_SECONDS = 5
 BATCH = 500
+
+Item = TypeVar("Item")
 
 
 class Base(DeclarativeBase):
@@ -90,14 +92,20 @@ def _tune_sqlite(survive_power_loss: bool) -> Callable[[DBAPIConnection, object]
 _turn = threading.Lock()
 
 
-def writing() -> AbstractContextManager[Any]:
-    """Hold this to write: SQLite has one writer, and whoever meets it busy sleeps longer than a turn takes."""
-    return _turn if db.engine.dialect.name == "sqlite" else nullcontext()
+@contextmanager
+def transaction() -> Iterator[Connection]:
+    """Open a transaction that writes; it commits at the end of the block, or rolls back if the block raises.
+
+    SQLite has one writer, and whoever meets it busy sleeps longer than a turn takes, so its writers take turns.
+    """
+    turn = _turn if db.engine.dialect.name == "sqlite" else nullcontext()
+    with turn, db.engine.begin() as connection:
+        yield connection
 
 
-def batched(ids: Iterable[str]) -> Iterator[list[str]]:
-    """Cut ids into lists that fit one statement."""
-    iterator = iter(ids)
+def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Cut items into lists that fit one statement."""
+    iterator = iter(items)
     while batch := list(islice(iterator, BATCH)):
         yield batch
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from database import BATCH, UtcDateTime, db, utcnow, writing
+from database import BATCH, UtcDateTime, db, transaction, utcnow
 
 STATUS, PROGRESS = "status", "progress"
 KEEP = timedelta(days=1)
@@ -124,7 +124,7 @@ def newest() -> int:
 
 def forget_old() -> None:
     """Forget what is older than a day."""
-    with writing(), db.engine.begin() as connection:
+    with transaction() as connection:
         connection.execute(delete(Event).where(Event.created_at < utcnow() - KEEP))
 
 

@@ -69,7 +69,8 @@ def _passes(check: Callable[[], None]) -> bool:
 
 
 def _check_database() -> None:
-    db.session.execute(text("SELECT 1"))
+    with db.engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
 
 
 def _check_bucket() -> None:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, String, delete, update
+from sqlalchemy import ColumnElement, Connection, Row, String, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from database import UtcDateTime, db, new_id, utcnow
+from database import UtcDateTime, db, new_id, transaction, utcnow
 from errors import Conflict, InvalidUpload, KeyReused
 
 MAX_KEY = 255
@@ -42,7 +42,7 @@ class Scope:
     """
 
     def __init__(self, key: str | None, lease_seconds: float) -> None:
-        self.earlier: IdempotencyKey | None = None
+        self.earlier: Row[tuple[IdempotencyKey]] | None = None
         self._key = key
         self._owner = new_id()
         self._lease = timedelta(seconds=lease_seconds)
@@ -56,15 +56,15 @@ class Scope:
         """
         due_at = utcnow() + self._lease
         try:
-            db.session.add(IdempotencyKey(key=self._key, owner=self._owner, due_at=due_at))
-            db.session.commit()
+            with transaction() as connection:
+                values = {"key": self._key, "owner": self._owner, "due_at": due_at}
+                connection.execute(insert(IdempotencyKey), values)
         except IntegrityError:
-            db.session.rollback()
             self._begin_again(due_at)
 
     def _begin_again(self, due_at: datetime) -> None:
-        found = db.session.get(IdempotencyKey, self._key, populate_existing=True)
-        db.session.commit()
+        with db.engine.connect() as connection:
+            found = connection.execute(select(IdempotencyKey).where(IdempotencyKey.key == self._key)).first()
         if found and found.fingerprint:
             self.earlier = found
         elif not self._change_now(IdempotencyKey.due_at <= utcnow(), owner=self._owner, due_at=due_at):
@@ -86,7 +86,8 @@ class Scope:
             return None
         if self.earlier.fingerprint != fingerprint:
             raise KeyReused("This Idempotency-Key was used for another request.")
-        return self.earlier.file_id
+        file_id: str = self.earlier.file_id
+        return file_id
 
     def finish(self, connection: Connection, fingerprint: str, file_id: str) -> None:
         """Bind the key to its File, in the transaction of the caller.
@@ -102,18 +103,12 @@ class Scope:
 
     def abandon(self) -> None:
         """Free the key, because nothing was accepted."""
-        db.session.rollback()
-        db.session.execute(
-            delete(IdempotencyKey).where(
-                IdempotencyKey.key == self._key,
-                IdempotencyKey.owner == self._owner,
-                IdempotencyKey.fingerprint.is_(None),
-            )
-        )
-        db.session.commit()
+        mine = [IdempotencyKey.key == self._key, IdempotencyKey.owner == self._owner]
+        with transaction() as connection:
+            connection.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.fingerprint.is_(None)))
 
     def _change_now(self, condition: ColumnElement[bool], **values: object) -> bool:
-        with db.engine.begin() as connection:
+        with transaction() as connection:
             return self._change(connection, condition, **values)
 
     def _change(self, connection: Connection, condition: ColumnElement[bool], **values: object) -> bool:
@@ -157,5 +152,5 @@ def fingerprint(*facts: str) -> str:
 
 def forget_old() -> None:
     """Forget the keys whose time is over."""
-    db.session.execute(delete(IdempotencyKey).where(IdempotencyKey.due_at <= utcnow() - timedelta(hours=1)))
-    db.session.commit()
+    with transaction() as connection:
+        connection.execute(delete(IdempotencyKey).where(IdempotencyKey.due_at <= utcnow() - timedelta(hours=1)))

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 import events
-from database import BATCH, UtcDateTime, batched, db, utcnow, writing
+from database import BATCH, UtcDateTime, batched, db, transaction, utcnow
 
 FileRow: TypeAlias = Row[Any] | SimpleNamespace
 """A row that was read, or one that is about to be written."""
@@ -203,7 +203,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             "far": now + LONGEST_WAIT,
             "until": now + timedelta(seconds=lease_seconds),
         }
-        with writing(), db.engine.begin() as connection:
+        with transaction() as connection:
             claimed = connection.execute(_CLAIM, claim).first()
             if claimed:
                 events.record(connection, file_id)
@@ -289,7 +289,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def remove(cls, file_id: str) -> None:
         """Forget an erased row, of which nothing is left."""
-        with writing(), db.engine.begin() as connection:
+        with transaction() as connection:
             connection.execute(delete(cls).where(cls.id == file_id, ERASED))
 
     @classmethod
@@ -338,7 +338,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     def _move(
         cls, file_id: str, where: Sequence[ColumnElement[bool]], event: str | None = events.STATUS, **values: Any
     ) -> bool:
-        with writing(), db.engine.begin() as connection:
+        with transaction() as connection:
             moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
             if moved and event:
                 events.record(connection, file_id, event)
@@ -347,7 +347,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def _end(cls, move: Update, of_file: str, **values: Any) -> bool:
         app = current_app._get_current_object()  # type: ignore[attr-defined]
-        with writing(), db.engine.begin() as connection:
+        with transaction() as connection:
             ended = connection.execute(move, {"of_file": of_file, **values}).rowcount == 1
             if ended:
                 events.record(connection, of_file)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from config import Config
-from database import UtcDateTime, db, utcnow, writing
+from database import UtcDateTime, db, transaction, utcnow
 from errors import Conflict, LengthRequired, LimitReached
 from models import File
 
@@ -59,7 +59,7 @@ class Hold:
         Raises:
             LimitReached: that is more than the owner has left.
         """
-        with writing(), db.engine.begin() as connection:
+        with transaction() as connection:
             used = self._lock(connection)
             held, receiving = connection.execute(
                 select(func.coalesce(func.sum(Reservation.reserved_bytes), 0), func.count()).where(
@@ -78,7 +78,7 @@ class Hold:
         if self.is_limited and time.monotonic() >= self._next_renewal:
             self._next_renewal = time.monotonic() + self._lease.total_seconds() / 3
             mine = update(Reservation).where(Reservation.id == self._id)
-            with writing(), db.engine.begin() as connection:
+            with transaction() as connection:
                 connection.execute(mine.values(due_at=utcnow() + self._lease))
 
     def settle(self, connection: Connection, size: int) -> None:
@@ -99,7 +99,7 @@ class Hold:
     def release(self) -> None:
         """Give it back, if it is not settled."""
         if self.is_limited:
-            with writing(), db.engine.begin() as connection:
+            with transaction() as connection:
                 connection.execute(delete(Reservation).where(Reservation.id == self._id))
 
     def _lock(self, connection: Connection) -> int:
@@ -141,7 +141,7 @@ def hold(reservation_id: str, owner: str, size: int, config: Config) -> Iterator
 
 def forget_lapsed() -> None:
     """Remove the reservations of processes that died."""
-    with writing(), db.engine.begin() as connection:
+    with transaction() as connection:
         connection.execute(delete(Reservation).where(Reservation.due_at <= utcnow() - timedelta(hours=1)))
 
 
@@ -150,7 +150,7 @@ def _open_account(owner: str) -> None:
         if connection.scalar(select(func.count()).where(Account.owner == owner)):
             return
     try:
-        with writing(), db.engine.begin() as connection:
+        with transaction() as connection:
             connection.execute(insert(Account), {"owner": owner, "day": EVER, "uploaded_bytes": 0})
     except IntegrityError:  # another request was faster
         pass

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy import select
 
 import bucket
-from database import BATCH, db, utcnow
+from database import batched, db, utcnow
 from file import is_own_key
 from models import File, UploadStatus
 from services import services
@@ -56,12 +55,12 @@ def _spool_without_row(grace: timedelta) -> Iterator[Finding]:
 def _rows_without_bytes(before: datetime) -> Iterator[Finding]:
     """Rows that still need their bytes from this spool, which has them not; nothing can mend that."""
     spool = services().spool
-    rows = db.session.scalars(
-        select(File.id).where(
-            File.upload_status.in_(UNDELIVERED), File.spool_id == spool.id, File.updated_at <= before
-        )
+    waiting = select(File.id).where(
+        File.upload_status.in_(UNDELIVERED), File.spool_id == spool.id, File.updated_at <= before
     )
-    for file_id in rows.all():
+    with db.engine.connect() as connection:
+        ids = connection.scalars(waiting).all()
+    for file_id in ids:
         if not spool.has(file_id):
             yield Finding("undelivered row without spool file", file_id, None)
 
@@ -70,7 +69,7 @@ def _objects(before: datetime) -> Iterator[Finding]:
     """Objects that no row knows, and COMPLETE rows whose object is gone."""
     store = services().store
     listed: set[str] = set()
-    for batch in _in_batches(_own(bucket.objects(store, _prefix()))):
+    for batch in batched(_own(bucket.objects(store, _prefix()))):
         known = _keys(entry.key for entry in batch)
         listed |= known
         for entry in batch:
@@ -80,17 +79,19 @@ def _objects(before: datetime) -> Iterator[Finding]:
     complete = select(File.key).where(
         File.upload_status == UploadStatus.COMPLETE, File.key.startswith(_prefix(), autoescape=True)
     )
-    for key in db.session.scalars(complete.where(File.completed_at <= before)):
-        if key not in listed and is_own_key(key.removeprefix(_prefix())):
-            yield Finding("complete row without object", key, None)
+    with db.engine.connect() as connection:
+        for key in connection.scalars(complete.where(File.completed_at <= before)):
+            if key not in listed and is_own_key(key.removeprefix(_prefix())):
+                yield Finding("complete row without object", key, None)
 
 
 def _multiparts(before: datetime) -> Iterator[Finding]:
     """Unfinished uploads that no run is working on."""
     store = services().store
-    for batch in _in_batches(_own(bucket.multiparts(store, _prefix()))):
+    for batch in batched(_own(bucket.multiparts(store, _prefix()))):
         keys = [entry.key for entry in batch]
-        rows = {row.key: row for row in db.session.scalars(select(File).where(File.key.in_(keys)))}
+        with db.engine.connect() as connection:
+            rows = {row.key: row for row in connection.execute(select(File).where(File.key.in_(keys)))}
         for entry in batch:
             row = rows.get(entry.key)
             running = row is not None and row.upload_status == UploadStatus.PROCESSING
@@ -111,9 +112,5 @@ def _own(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _keys(keys: Iterable[str]) -> set[str]:
-    return set(db.session.scalars(select(File.key).where(File.key.in_(list(keys)))))
-
-
-def _in_batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
-    while batch := list(islice(entries, BATCH)):
-        yield batch
+    with db.engine.connect() as connection:
+        return set(connection.scalars(select(File.key).where(File.key.in_(list(keys)))))

@@ -15,7 +15,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 import auth
-from database import db, new_id, utcnow, writing
+from database import new_id, transaction, utcnow
 from erase import erase
 from errors import Busy, Conflict, StoreError
 from idempotency import Scope, fingerprint, scope
@@ -180,13 +180,12 @@ def _take_in(mode: str, run: Run) -> tuple[FileRow, bool]:
 def _commit(row: SimpleNamespace, held: Scope, room: Hold, request_fingerprint: str) -> None:
     with ExitStack() as if_it_fails:
         if_it_fails.callback(services().spool.drop, row.id)
-        with writing(), db.engine.connect() as connection:
+        with transaction() as connection:
             File.insert(connection, row)
             room.settle(connection, row.size)
             held.finish(connection, request_fingerprint, row.id)
             # A commit whose answer is lost may have happened, so from here on the bytes must stay.
             if_it_fails.pop_all()
-            connection.commit()
 
 
 def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> SimpleNamespace:

@@ -10,7 +10,7 @@ from flask import Flask, json
 from sqlalchemy import Connection, Row, String, Text, delete, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from database import UtcDateTime, db, new_id, utcnow, writing
+from database import UtcDateTime, db, new_id, transaction, utcnow
 from models import File, file_ended
 from representation import file_json, rfc3339
 
@@ -59,7 +59,7 @@ def claim(lease_seconds: float) -> Row[Any] | None:
             return None
     lease = {"due_at": now + timedelta(seconds=lease_seconds), "attempts": Webhook.attempts + 1}
     one = due.with_for_update(skip_locked=True).scalar_subquery()
-    with writing(), db.engine.begin() as connection:
+    with transaction() as connection:
         claimed = update(Webhook).where(Webhook.id == one, Webhook.due_at <= now).values(**lease)
         return connection.execute(claimed.returning(Webhook)).first()
 
@@ -82,7 +82,7 @@ def give_up(message: Row[Any], error: str) -> bool:
 def redeliver(message_id: str) -> bool:
     """Send it at once, as if it were new; False if there is no such message."""
     again = update(Webhook).where(Webhook.id == message_id)
-    with writing(), db.engine.begin() as connection:
+    with transaction() as connection:
         anew = again.values(due_at=utcnow(), attempts=0, delivered_at=None, last_error=None)
         return connection.execute(anew).rowcount == 1
 
@@ -107,7 +107,7 @@ def state(message: Row[Any]) -> str:
 def forget_old() -> None:
     """Forget what is older than a week, and not to be sent any more."""
     old = delete(Webhook).where(Webhook.created_at < utcnow() - KEEP, Webhook.due_at.is_(None))
-    with writing(), db.engine.begin() as connection:
+    with transaction() as connection:
         connection.execute(old)
 
 
@@ -134,5 +134,5 @@ def _record(app: Flask, connection: Connection, file_id: str) -> None:
 
 def _settle(message: Row[Any], **values: Any) -> bool:
     held = update(Webhook).where(Webhook.id == message.id, Webhook.due_at == message.due_at)
-    with writing(), db.engine.begin() as connection:
+    with transaction() as connection:
         return connection.execute(held.values(**values)).rowcount == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -95,18 +96,23 @@ def env(s3: S3Server, redis_server: RedisServer, tmp_path: Path) -> dict[str, st
 @pytest.fixture
 def app(env: dict[str, str]) -> Iterator[Flask]:
     """The app on real parts."""
-    yield from made_app(env)
+    with running_app(env) as running:
+        yield running
 
 
-def made_app(env: dict[str, str]) -> Iterator[Flask]:
+@contextmanager
+def running_app(env: dict[str, str]) -> Iterator[Flask]:
+    """An app with empty tables; whatever the test does to it, its threads and connections end."""
     app = create_app(env)
     with app.app_context():
         db.create_all()
-    yield app
-    app.extensions["ferryman"].pool.stop(5)
-    app.extensions["ferryman"].celery.close()
-    with app.app_context():
-        db.engine.dispose()
+    try:
+        yield app
+    finally:
+        app.extensions["ferryman"].pool.stop(5)
+        app.extensions["ferryman"].celery.close()
+        with app.app_context():
+            db.engine.dispose()
 
 
 @pytest.fixture

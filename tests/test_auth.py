@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 
 import auth
 import throttle
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import RedisServer, wait_for
 
 NO_SUCH_ID = "0" * 32
@@ -199,7 +199,7 @@ def test_too_many_wrong_keys_from_an_address_close_it_for_a_while(client: FlaskC
 
 
 def test_without_keys_pages_of_other_sites_are_refused(env: dict[str, str]) -> None:
-    for app in made_app({**env, "AUTH": "open"}):
+    with running_app({**env, "AUTH": "open"}) as app:
         for site, status in {"cross-site": 403, "same-site": 403, "same-origin": 200, "none": 200}.items():
             answer = app.test_client().get("/files", headers={"Sec-Fetch-Site": site})
             assert answer.status_code == status, site
@@ -208,7 +208,7 @@ def test_without_keys_pages_of_other_sites_are_refused(env: dict[str, str]) -> N
 
 @pytest.fixture(params=[0, 1])
 def proxied(request: pytest.FixtureRequest, env: dict[str, str]) -> Iterator[tuple[Flask, int]]:
-    for app in made_app({**env, "TRUSTED_PROXIES": str(request.param)}):
+    with running_app({**env, "TRUSTED_PROXIES": str(request.param)}) as app:
         yield app, request.param
 
 

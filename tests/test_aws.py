@@ -20,7 +20,7 @@ from config import Config
 from errors import StoreError
 from section import Section
 from store import ObjectInfo, Store
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import ROOT
 from tests.test_docs import json_of, prose
 
@@ -69,7 +69,7 @@ def actions_by_command() -> dict[str, set[str]]:
 
 
 def test_the_lifecycle_rule_is_the_one_that_is_set(env: dict[str, str]) -> None:
-    for app in made_app({**env, "S3_BUCKET_NAME": "lifecycle-of-the-docs"}):
+    with running_app({**env, "S3_BUCKET_NAME": "lifecycle-of-the-docs"}) as app:
         store = app.extensions["ferryman"].store
         for command in ("create-bucket", "set-lifecycle"):
             assert app.test_cli_runner().invoke(args=[command]).exit_code == 0

@@ -17,7 +17,7 @@ from database import db
 from deliver import deliver
 from models import File
 from sweep import clean
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import BUCKET, S3Server, wait_for
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def test_delete_while_s3_is_away_is_finished_by_the_sweep(
 ) -> None:
     row = upload(client)
     away = {**env, "S3_ENDPOINT_URL": "http://127.0.0.1:9"}
-    for cut_off in made_app(away):
+    with running_app(away) as cut_off:
         assert cut_off.test_client().delete(f"/files/{row['id']}").status_code == 204
     assert client.get(f"/files/{row['id']}").status_code == 404
     assert exists(bucket, row["key"])
@@ -299,7 +299,8 @@ def test_delete_while_s3_is_away_is_finished_by_the_sweep(
 @pytest.fixture
 def other_spool(env: dict[str, str], tmp_path: Path) -> Iterator[Flask]:
     """The same service on another machine."""
-    yield from made_app({**env, "SPOOL_DIR": str(tmp_path / "other")})
+    with running_app({**env, "SPOOL_DIR": str(tmp_path / "other")}) as running:
+        yield running
 
 
 def test_delete_by_another_machine_drops_the_bytes_where_they_are(

@@ -24,7 +24,7 @@ from database import db, utcnow
 from deliver import deliver
 from idempotency import IdempotencyKey, forget_old
 from models import File
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import PostgresServer, RedisServer, S3Server, Web, wait_for
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def env(env: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def either(env: dict[str, str], database_uri: str) -> Iterator[Flask]:
     """The app on each database."""
-    yield from made_app({**env, "SQLALCHEMY_DATABASE_URI": database_uri})
+    with running_app({**env, "SQLALCHEMY_DATABASE_URI": database_uri}) as running:
+        yield running
 
 
 def post(
@@ -134,7 +135,7 @@ def test_a_refused_request_leaves_the_key_free(app: Flask, client: FlaskClient) 
 
 
 def test_a_failed_delivery_is_answered_again(env: dict[str, str]) -> None:
-    for app in made_app({**env, "S3_ENDPOINT_URL": "http://127.0.0.1:9"}):
+    with running_app({**env, "S3_ENDPOINT_URL": "http://127.0.0.1:9"}) as app:
         first, second = (post(app.test_client(), "k", "normal") for _ in range(2))
         assert first.status_code == second.status_code == 502
         assert first.json == second.json

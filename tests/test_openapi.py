@@ -23,7 +23,7 @@ from openapi_spec_validator import validate
 
 import answers
 import auth
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
 
@@ -169,7 +169,7 @@ def test_schemathesis_finds_nothing_in_a_longer_time(service: Web, keys: tuple[s
 @pytest.fixture
 def closed(env: dict[str, str]) -> Iterator[FlaskClient]:
     """A client of an app that asks for keys, and lets each do five things a minute."""
-    for app in made_app({**env, "AUTH": "required", "KEY_REQUESTS_PER_MINUTE": "5"}):
+    with running_app({**env, "AUTH": "required", "KEY_REQUESTS_PER_MINUTE": "5"}) as app:
         yield app.test_client()
 
 

@@ -21,7 +21,7 @@ from app import create_app
 from database import db
 from deliver import deliver
 from models import File
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import wait_for
 
 WRONG_S3 = {
@@ -42,7 +42,7 @@ def read(client: FlaskClient, path: str) -> Any:
 @pytest.fixture(params=WRONG_S3)
 def sick_s3(request: pytest.FixtureRequest, env: dict[str, str]) -> Iterator[tuple[Flask, str]]:
     wrong, reason = WRONG_S3[request.param]
-    for app in made_app({**env, **wrong}):
+    with running_app({**env, **wrong}) as app:
         yield app, reason
 
 
@@ -74,7 +74,7 @@ def test_readiness_names_the_bucket(sick_s3: tuple[Flask, str]) -> None:
 @mock_aws
 def test_a_bucket_that_does_not_exist_is_named(env: dict[str, str]) -> None:
     """Against moto, since SeaweedFS makes a missing bucket on the first upload."""
-    for app in made_app({**env, "S3_ENDPOINT_URL": ""}):
+    with running_app({**env, "S3_ENDPOINT_URL": ""}) as app:
         client = app.test_client()
         answer = upload(client, "normal")
         assert (answer.status_code, answer.json["detail"]) == (502, "The bucket does not exist.")
@@ -96,7 +96,7 @@ def deaf_port() -> Iterator[int]:
 @pytest.mark.parametrize("kind", ["closed", "deaf"])
 def test_without_a_broker_celery_mode_still_accepts(env: dict[str, str], deaf_port: int, kind: str) -> None:
     port = 9 if kind == "closed" else deaf_port
-    for app in made_app({**env, "CELERY_BROKER_URL": f"redis://127.0.0.1:{port}/0"}):
+    with running_app({**env, "CELERY_BROKER_URL": f"redis://127.0.0.1:{port}/0"}) as app:
         client = app.test_client()
         started = time.monotonic()
         answer = upload(client, "celery")

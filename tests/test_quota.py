@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from io import BytesIO
@@ -23,7 +24,7 @@ import embedded
 from database import db, utcnow
 from models import File
 from quota import Account, Reservation
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import RedisServer, Web, wait_for
 
 SIZE = 10_000
@@ -36,20 +37,17 @@ def make(env: dict[str, str], redis_server: RedisServer) -> Iterator[MAKE]:
     """Makes the client of an owner under limits."""
     with redis_server.client as client:
         client.flushdb()  # what other tests have counted in this minute
-    apps: list[Iterator[Flask]] = []
+    running = ExitStack()
 
     def made(**settings: str) -> FlaskClient:
-        running = made_app({**env, "AUTH": "required", **settings})
-        app = next(running)
-        apps.append(running)
+        app = running.enter_context(running_app({**env, "AUTH": "required", **settings}))
         client = app.test_client()
         with app.app_context():
             client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {auth.create_key('alice')}"
         return client
 
-    yield made
-    for running in apps:
-        next(running, None)
+    with running:
+        yield made
 
 
 def upload(client: FlaskClient, mode: str = "celery", size: int = SIZE) -> Any:
@@ -168,7 +166,7 @@ def test_fifty_at_once_never_overshoot(env: dict[str, str], database_uri: str, t
     web.start()
     try:
         web.wait()
-        for app in made_app(settings):
+        with running_app(settings) as app:
             with app.app_context():
                 headers = {"Authorization": f"Bearer {auth.create_key('alice')}"}
 

@@ -24,7 +24,7 @@ from file import rename_file
 from models import File
 from store import ObjectInfo
 from tasks import upload_task
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import BUCKET, S3Server, wait_for
 from tests.test_room import FORM, HEAD, TAIL, Proxy
 
@@ -212,7 +212,7 @@ def test_what_is_not_ours_or_at_work_is_never_touched(world: World, folder: str,
 @pytest.fixture
 def bare(env: dict[str, str], bucket: S3Client) -> Iterator[World]:
     """A service without a key prefix: it cannot know whose an object is."""
-    for app in made_app({**env, "S3_KEY_PREFIX": ""}):
+    with running_app({**env, "S3_KEY_PREFIX": ""}) as app:
         yield World(app, bucket)
 
 
@@ -237,7 +237,7 @@ def test_objects_of_an_earlier_prefix_are_not_missed(world: World, bare: World) 
 
 
 def test_without_s3_it_says_so(env: dict[str, str]) -> None:
-    for app in made_app({**env, "S3_ENDPOINT_URL": "http://127.0.0.1:9"}):
+    with running_app({**env, "S3_ENDPOINT_URL": "http://127.0.0.1:9"}) as app:
         result = app.test_cli_runner().invoke(args=["reconcile", "--apply"])
         assert result.exit_code == 1
         assert result.output == "Error: S3 does not answer.\n"
@@ -246,7 +246,7 @@ def test_without_s3_it_says_so(env: dict[str, str]) -> None:
 def test_the_lifecycle_rule_is_set_once_and_other_rules_stay(env: dict[str, str], bucket: S3Client) -> None:
     name = f"lifecycle-{uuid4().hex}"
     other: Any = {"ID": "other", "Status": "Enabled", "Filter": {"Prefix": "x/"}, "Expiration": {"Days": 3}}
-    for app in made_app({**env, "S3_BUCKET_NAME": name}):
+    with running_app({**env, "S3_BUCKET_NAME": name}) as app:
         runner = app.test_cli_runner()
         assert runner.invoke(args=["create-bucket"]).exit_code == 0
         for days in (7, 3):
@@ -275,7 +275,7 @@ def own_s3(tmp_path: Path) -> Iterator[S3Server]:
 
 def examined(env: dict[str, str]) -> tuple[str, list[str]]:
     """Run the doctor; the answer is what it says, and the objects that it leaves."""
-    for app in made_app(env):
+    with running_app(env) as app:
         result = app.test_cli_runner().invoke(args=["s3-doctor"])
         assert result.exit_code == 0, result.output
         listing = app.extensions["ferryman"].store.client.list_objects_v2(Bucket=BUCKET)
@@ -296,7 +296,7 @@ def moto_env(env: dict[str, str]) -> Iterator[dict[str, str]]:
     """A store that takes a wrong checksum."""
     with mock_aws():
         settings = {**env, "S3_ENDPOINT_URL": ""}
-        for app in made_app(settings):
+        with running_app(settings) as app:
             assert app.test_cli_runner().invoke(args=["create-bucket"]).exit_code == 0
         yield settings
 
@@ -309,7 +309,7 @@ def test_the_doctor_reads_back_from_a_store_that_does_not(moto_env: dict[str, st
 
 
 def test_the_doctor_says_when_there_is_no_store(env: dict[str, str]) -> None:
-    for app in made_app({**env, "S3_ENDPOINT_URL": "http://127.0.0.1:9"}):
+    with running_app({**env, "S3_ENDPOINT_URL": "http://127.0.0.1:9"}) as app:
         result = app.test_cli_runner().invoke(args=["s3-doctor"])
         assert result.exit_code == 1
         assert "Error: S3 does not answer." in result.output
@@ -320,7 +320,8 @@ def readback(request: pytest.FixtureRequest, env: dict[str, str]) -> Iterator[Fl
     """A service that checks by reading back, on each store."""
     if request.param == "moto":
         env = request.getfixturevalue("moto_env")
-    yield from made_app({**env, "S3_CHECKSUM_MODE": "readback"})
+    with running_app({**env, "S3_CHECKSUM_MODE": "readback"}) as running:
+        yield running
 
 
 def deliver_as_worker(app: Flask, file_id: str) -> None:
@@ -382,7 +383,8 @@ def damaged(request: pytest.FixtureRequest, env: dict[str, str], own_s3: S3Serve
     """A service with a network that damages one upload."""
     proxy = Proxy(own_s3.port, Damage())
     settings = {**env, **own_s3.settings, "S3_ENDPOINT_URL": proxy.url, "S3_CHECKSUM_MODE": request.param}
-    yield from made_app(settings)
+    with running_app(settings) as running:
+        yield running
     proxy.close()
 
 

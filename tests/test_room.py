@@ -22,7 +22,7 @@ from config import MIB
 from database import db
 from deliver import deliver
 from models import File
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import RedisServer, S3Server, Web, wait_for
 
 ROOM = 2 * MIB
@@ -115,7 +115,8 @@ def see_nothing_kept(app: Flask, rows: int = 0) -> None:
 @pytest.fixture
 def small(env: dict[str, str]) -> Iterator[Flask]:
     """An app with a small spool."""
-    yield from made_app({**env, "SPOOL_MAX_BYTES": str(ROOM)})
+    with running_app({**env, "SPOOL_MAX_BYTES": str(ROOM)}) as running:
+        yield running
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -196,7 +197,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def on_disk(env: dict[str, str], disk: Path) -> Iterator[Flask]:
     """An app whose spool is limited by its disk alone."""
-    yield from made_app({**env, "SPOOL_DIR": str(disk / "spool"), "SPOOL_MAX_BYTES": "0"})
+    with running_app({**env, "SPOOL_DIR": str(disk / "spool"), "SPOOL_MAX_BYTES": "0"}) as running:
+        yield running
 
 
 class Filling(BytesIO):
@@ -244,7 +246,7 @@ def test_a_body_larger_than_the_disk_leaves_nothing(on_disk: Flask, mode: str) -
 @pytest.fixture
 def narrow(env: dict[str, str], proxy: Proxy) -> Iterator[Flask]:
     """An app that holds one async upload at most, behind the proxy."""
-    for app in made_app({**env, "S3_ENDPOINT_URL": proxy.url, "UPLOAD_BACKLOG": "1"}):
+    with running_app({**env, "S3_ENDPOINT_URL": proxy.url, "UPLOAD_BACKLOG": "1"}) as app:
         yield app
         proxy.flowing.set()
 

@@ -24,7 +24,7 @@ from models import File
 from scan import Scanner
 from services import services
 from tests import zoo
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import BUCKET, Clamd, RedisServer, S3Server, Web, Worker, wait_for
 
 if TYPE_CHECKING:
@@ -354,11 +354,11 @@ def test_a_long_scan_keeps_its_lease(env: dict[str, str]) -> None:
                 due.extend(File.due(services().spool.id, 10))
         client.sendall(b"stream: OK\0")
 
-    with false_clamd(play) as address:
-        for app in made_app({**env, "LEASE_SECONDS": "1", "CLAMD_ADDRESS": address}):
-            apps.append(app)
-            answer = app.test_client().post("/normal_upload", data={"file": (BytesIO(b"x"), "a.txt")})
-            assert answer.status_code == 201, answer.text
+    settings = {**env, "LEASE_SECONDS": "1"}
+    with false_clamd(play) as address, running_app({**settings, "CLAMD_ADDRESS": address}) as app:
+        apps.append(app)
+        answer = app.test_client().post("/normal_upload", data={"file": (BytesIO(b"x"), "a.txt")})
+        assert answer.status_code == 201, answer.text
     assert due == []
 
 

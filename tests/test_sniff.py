@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sniff import HEAD_BYTES, Head, detect, refused_type
 from tests import zoo
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import BUCKET, Web
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def test_both_types_are_kept(client: FlaskClient) -> None:
 @pytest.fixture
 def strict(env: dict[str, str]) -> Iterator[Flask]:
     lists = {"ALLOWED_CONTENT_TYPES": "image/*, text/csv", "DENIED_CONTENT_TYPES": "image/svg+xml, text/html"}
-    yield from made_app({**env, **lists})
+    with running_app({**env, **lists}) as running:
+        yield running
 
 
 def test_the_lists_hold_for_both_types(strict: Flask) -> None:

@@ -21,7 +21,7 @@ from database import db, new_id, utcnow
 from deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver, take_digest
 from models import File, UploadStatus
 from sweep import Sweeper, clean, sweep
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import BUCKET, wait_for
 from tests.test_room import Proxy, proxy
 
@@ -111,7 +111,7 @@ def test_final_rows_are_left(app: Flask, status: UploadStatus) -> None:
 
 
 def test_without_a_broker_a_sweep_delivers(env: dict[str, str]) -> None:
-    for app in made_app({**env, "CELERY_BROKER_URL": "redis://127.0.0.1:9/0"}):
+    with running_app({**env, "CELERY_BROKER_URL": "redis://127.0.0.1:9/0"}) as app:
         file_id = upload(app)
         assert found(app, file_id).due_at <= utcnow()
         swept(app)
@@ -121,7 +121,8 @@ def test_without_a_broker_a_sweep_delivers(env: dict[str, str]) -> None:
 @pytest.fixture
 def other(env: dict[str, str]) -> Iterator[Flask]:
     """Another process of the same service, with right settings."""
-    yield from made_app(env)
+    with running_app(env) as running:
+        yield running
 
 
 def test_a_row_that_two_sweeps_see_is_delivered_once(app: Flask, other: Flask) -> None:
@@ -151,7 +152,8 @@ def test_the_sweeper_sweeps_at_once_and_cleans(app: Flask) -> None:
 @pytest.fixture
 def failing(env: dict[str, str]) -> Iterator[Flask]:
     """An app whose S3 is down."""
-    yield from made_app({**env, "S3_ENDPOINT_URL": CLOSED, "MAX_ATTEMPTS": "3"})
+    with running_app({**env, "S3_ENDPOINT_URL": CLOSED, "MAX_ATTEMPTS": "3"}) as running:
+        yield running
 
 
 def test_what_may_heal_is_tried_with_growing_delays_to_the_last_attempt(failing: Flask) -> None:
@@ -194,7 +196,7 @@ def test_a_crash_in_every_attempt_ends_too(failing: Flask) -> None:
 
 
 def test_a_refusal_is_checked_once_more(env: dict[str, str]) -> None:
-    for app in made_app({**env, "AWS_ACCESS_SECRET": "wrong"}):
+    with running_app({**env, "AWS_ACCESS_SECRET": "wrong"}) as app:
         file_id = upload(app)
         assert delivered(app, file_id).upload_status == UploadStatus.PENDING
         row = delivered(app, file_id)
@@ -316,7 +318,7 @@ def cleaned(app: Flask) -> set[str]:
 
 
 def test_cleaning_drops_what_is_delivered_or_long_failed_only(env: dict[str, str]) -> None:
-    for app in made_app({**env, "ERROR_RETENTION_SECONDS": "60"}):
+    with running_app({**env, "ERROR_RETENTION_SECONDS": "60"}) as app:
         ids = {name: upload(app) for name in ("pending", "running", "complete", "failed", "long failed")}
         orphan = new_id()
         (spool_of(app) / orphan).write_bytes(b"x")
@@ -377,7 +379,7 @@ def test_cleaning_leaves_an_upload_alone_that_is_arriving(app: Flask) -> None:
 def stuck(env: dict[str, str], proxy: Proxy) -> Iterator[Flask]:
     """An app with one thread, and an S3 that takes connections and says nothing until the proxy flows."""
     settings = {**env, "S3_ENDPOINT_URL": proxy.url, "UPLOAD_THREADS": "1", "S3_KEY_PREFIX": f"{uuid4().hex}/"}
-    for app in made_app(settings):
+    with running_app(settings) as app:
         proxy.flowing.clear()
         yield app
         proxy.flowing.set()
@@ -395,7 +397,7 @@ def test_a_stop_gives_back_what_runs_and_what_waits(
         assert (row.upload_status, row.lease_owner) == (UploadStatus.PENDING, None)
         assert row.due_at <= utcnow()
     config = stuck.extensions["ferryman"].config
-    for next_process in made_app({**env, "S3_KEY_PREFIX": config.S3_KEY_PREFIX}):
+    with running_app({**env, "S3_KEY_PREFIX": config.S3_KEY_PREFIX}) as next_process:
         swept(next_process)
         rows = [found(next_process, file_id) for file_id in (running, waiting)]
         assert [row.upload_status for row in rows] == [UploadStatus.COMPLETE] * 2

@@ -27,7 +27,7 @@ import watch
 from database import db, utcnow
 from deliver import deliver
 from events import Event
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.faults.proxy import Link, Proxy
 from tests.stack import RedisServer, S3Server, Web, Worker, wait_for
 from tests.watchers import Watcher, attend
@@ -238,7 +238,8 @@ def test_too_many_watchers_are_refused_and_take_no_thread(
 
 @pytest.fixture
 def closed_app(env: dict[str, str]) -> Iterator[Flask]:
-    yield from made_app({**env, "AUTH": "required"})
+    with running_app({**env, "AUTH": "required"}) as running:
+        yield running
 
 
 def test_nobody_sees_a_strangers_events(closed_app: Flask) -> None:

@@ -35,7 +35,7 @@ from database import db, utcnow
 from deliver import deliver
 from models import File
 from notify import Sender
-from tests.conftest import made_app
+from tests.conftest import running_app
 from tests.stack import PostgresServer, Service, Web, wait_for
 
 KEY = base64.b64encode(b"a secret of some thirty-two bytes").decode()
@@ -122,7 +122,8 @@ def env(env: dict[str, str], receiver: Receiver) -> dict[str, str]:
 @pytest.fixture
 def either(env: dict[str, str], database_uri: str) -> Iterator[Flask]:
     """The app on each database."""
-    yield from made_app({**env, "SQLALCHEMY_DATABASE_URI": database_uri})
+    with running_app({**env, "SQLALCHEMY_DATABASE_URI": database_uri}) as running:
+        yield running
 
 
 def end_a_file(app: Flask, lost: bool = False) -> str:
@@ -302,7 +303,7 @@ def test_two_processes_on_postgresql_claim_each_message_once(
 ) -> None:
     settings = {**env, "SQLALCHEMY_DATABASE_URI": postgres.new_database(uuid4().hex)}
     here, there = tmp_path / "here", tmp_path / "there"
-    for app in made_app(settings):
+    with running_app(settings) as app:
         ids = write_messages(app)
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             job = pool.submit(claim_in_a_process, settings, there, here)
@@ -426,7 +427,7 @@ def test_a_deleted_file_tells_nobody_and_old_messages_are_forgotten(app: Flask, 
 
 
 def test_without_an_address_nothing_is_written(env: dict[str, str]) -> None:
-    for app in made_app({**env, "WEBHOOK_URL": "", "WEBHOOK_SECRET": ""}):
+    with running_app({**env, "WEBHOOK_URL": "", "WEBHOOK_SECRET": ""}) as app:
         end_a_file(app)
         with app.app_context():
             assert webhooks.log() == []
