@@ -34,6 +34,7 @@ ANSWER_SECONDS = 120
 WAIT_SECONDS = 20
 POLL_SECONDS, MAX_POLL_SECONDS = 0.2, 2.0
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 8.0
+CHANGED = "The file changed while it was sent, so nothing of it was kept."
 MAY_PASS = (408, 429, 502, 503, 504)
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -149,6 +150,7 @@ class Client:
         Raises:
             Problem: it is refused, or in normal mode S3 does not take it; then `file_id` has a File.
             Unreachable: the service does not answer.
+            ClientError: the source changed while it was sent.
             OSError: the source cannot be read.
         """
         with ExitStack() as opened:
@@ -315,6 +317,7 @@ class _Form:
         self._stream = stream
         self._start = stream.tell()
         self._size = stream.seek(0, os.SEEK_END) - self._start
+        self._version = _version(stream)
         self._on_progress = on_progress
 
     def __len__(self) -> int:
@@ -327,12 +330,23 @@ class _Form:
         while sent < self._size:
             chunk = self._stream.read(min(CHUNK_BYTES, self._size - sent))
             if not chunk:
-                raise ClientError("The file became shorter while it was sent.")
+                raise ClientError(CHANGED)
             self._on_progress(sent, self._size)
             yield chunk
             sent += len(chunk)
+        if _version(self._stream) != self._version:  # without its end the form is refused
+            raise ClientError(CHANGED)
         yield self._tail
         self._on_progress(sent, self._size)
+
+
+def _version(stream: IO[bytes]) -> tuple[int, int] | None:
+    """Return what changes when somebody writes to the stream's file: its size and time; None if it has no file."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (AttributeError, OSError):
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _spooled(stream: IO[bytes]) -> IO[bytes]:

@@ -73,7 +73,7 @@ def main() -> None:
 
 
 @main.command(epilog=EPILOG)
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option("--mode", type=click.Choice(["normal", "async", "celery"]), default="async", show_default=True)
 @click.option("--watch/--no-watch", "follow", help="Wait until every file is COMPLETE or ERROR.")
 @click.option("--name", help="The name of what comes by standard input.")
@@ -85,8 +85,7 @@ def upload(
     """Upload files; `-` is standard input."""
     if files.count(STDIN) != (name is not None):
         raise click.UsageError("Standard input, '-', needs a --name; other files keep their own.")
-    size = sum(os.path.getsize(file) for file in files if file != STDIN)
-    run(ctx, Service(**service), size, lambda batch: batch.upload(files, mode, name, follow))
+    run(ctx, Service(**service), sum(map(_size, files)), lambda batch: batch.upload(files, mode, name, follow))
 
 
 @main.command(epilog=EPILOG)
@@ -109,13 +108,21 @@ def run(ctx: click.Context, service: Service, size: int, task: Callable[[Batch],
         try:
             task(batch)
         except KeyboardInterrupt:
-            batch.exit_code = INTERRUPTED
+            batch.interrupt()
     if batch.watched:
-        click.echo(f"To go on watching: {_resume(ctx, service, batch.watched)}", err=True)
+        _write(f"To go on watching: {_resume(ctx, service, batch.watched)}", sys.stderr)
     if batch.running:
         sys.stdout.flush()
         os._exit(batch.exit_code)  # an ordinary exit waits for threads, and they may wait for an answer
     ctx.exit(batch.exit_code)
+
+
+def _size(source: str) -> int:
+    """Return the bytes that a file has, as far as that can be known before it is opened."""
+    try:
+        return os.path.getsize(source)
+    except OSError:  # told when the file's turn comes, so that the others are sent
+        return 0
 
 
 def _resume(ctx: click.Context, service: Service, ids: Iterable[str]) -> str:
@@ -166,6 +173,18 @@ class Batch:
             self._follow(file_id, file_id)
         for source, file in self._results():
             self._tell(source, file)
+
+    def interrupt(self) -> None:
+        """Tell of every unfinished file how far it has come; ends the batch."""
+        for future, (source, file_id) in self.running.items():
+            if file_id:
+                reason = "Interrupted; its delivery to S3 goes on."
+            elif future.cancel():
+                reason = "Interrupted before it was sent."
+            else:
+                reason = "Interrupted before the service had answered."
+            self._tell_failure(source, file_id, ClientError(reason))
+        self.exit_code = INTERRUPTED
 
     def _follow(self, source: str, file_id: str) -> None:
         self.watched[file_id] = source
@@ -238,10 +257,11 @@ class Batch:
         self.exit_code = max(self.exit_code, UNREACHABLE if isinstance(error, Unreachable | TimedOut) else FAILED)
         status = error.status if isinstance(error, Problem) else None
         file_id = error.file_id or file_id if isinstance(error, Problem) else file_id
+        detail = (isinstance(error, OSError) and error.strerror) or str(error)
         if self._service.json:
-            _write_json(source, None, {"status": status, "detail": str(error), "file_id": file_id})
+            _write_json(source, None, {"status": status, "detail": detail, "file_id": file_id})
         about = ", ".join(str(fact) for fact in (status, file_id and f"file {file_id}") if fact)
-        _write(f"{click.format_filename(source)}: {error}{about and f' ({about})'}", sys.stderr)
+        _write(f"{click.format_filename(source)}: {detail}{about and f' ({about})'}", sys.stderr)
 
 
 def _write_json(source: str, file: dict[str, Any] | None, problem: dict[str, Any] | None) -> None:
@@ -249,9 +269,11 @@ def _write_json(source: str, file: dict[str, Any] | None, problem: dict[str, Any
 
 
 def _write(line: str, stream: TextIO | None = None) -> None:
-    """Write a line past the progress bar."""
+    """Write a line past the progress bar; escape what the stream cannot show or a terminal would obey."""
     stream = stream or sys.stdout
-    tqdm.write(line, stream)
+    safe = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+    encoding = stream.encoding or "utf-8"
+    tqdm.write(safe.encode(encoding, "backslashreplace").decode(encoding), stream)
     stream.flush()
 
 

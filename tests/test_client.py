@@ -17,11 +17,12 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
@@ -210,8 +211,6 @@ def test_an_s3_outage_in_normal_mode_and_its_retry(kit: Kit, commands: Commands,
     "words",
     [
         ["upload"],
-        ["upload", "absent.txt"],
-        ["upload", "."],
         ["upload", "-"],
         ["upload", "client.py", "--name", "other.txt"],
         ["upload", "-", "-", "--name", "twice.txt"],
@@ -223,6 +222,99 @@ def test_wrong_usage(commands: Commands, words: list[str]) -> None:
     out, err = commands.run(*words, expected=2)
     assert out == ""
     assert err.startswith("Usage: ")
+
+
+def test_each_bad_source_is_told_and_the_good_ones_land(commands: Commands) -> None:
+    """A loop of links stands for an unreadable file, since root reads all others."""
+    taken, _ = new_file(commands.folder)
+    absent, loop, folder = (commands.folder / name for name in ("absent-*.txt", "loop.txt", "folder.txt"))
+    loop.symlink_to(loop)
+    folder.mkdir()
+    lines = commands.upload(absent, folder, taken, loop, expected=1)
+    assert {line["source"]: line["problem"] and line["problem"]["detail"] for line in lines} == {
+        str(absent): "No such file or directory",
+        str(folder): "Is a directory",
+        str(loop): "Too many levels of symbolic links",
+        str(taken): None,
+    }
+    out, err = commands.run("upload", folder, taken, expected=1)
+    assert (out.split()[0], err) == ("PENDING", f"{folder}: Is a directory\n")
+
+
+def test_a_named_pipe(kit: Kit, commands: Commands) -> None:
+    pipe, content = commands.folder / "pipe.txt", random.randbytes(300_000)
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(pipe.write_bytes, content)
+        [line] = commands.upload(pipe)
+        written.result()
+    assert line["file"]["name"] == "pipe.txt"
+    assert object_of(kit, line["file"]) == content
+
+
+@pytest.mark.parametrize("change", ["grows", "shrinks", "is written anew"])
+def test_a_file_that_changes_while_it_is_sent(kit: Kit, proxy: Proxy, commands: Commands, change: str) -> None:
+    path, _ = new_file(commands.folder, size=8_000_000)
+    others, _ = new_file(commands.folder, "other.txt")
+    before = len(kit.rows())
+
+    def write(link: Link, data: bytes) -> bool:
+        if b"report.txt" in data:
+            with path.open("r+b") as file:
+                if change == "shrinks":
+                    file.truncate(100)
+                else:
+                    file.seek(0, os.SEEK_END if change == "grows" else os.SEEK_SET)
+                    file.write(b"more")
+        return False
+
+    proxy.on_request = write
+    lines = commands.upload(path, others, expected=1)
+    assert {line["source"]: line["problem"] and line["problem"]["detail"] for line in lines} == {
+        str(path): "The file changed while it was sent, so nothing of it was kept.",
+        str(others): None,
+    }
+    assert len(kit.rows()) == before + 1
+
+
+def opened_by_a_reader(pipe: Path) -> BinaryIO | None:
+    """The writing end of a named pipe, once somebody reads it; see fifo(7)."""
+    with suppress(OSError):
+        return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+    return None
+
+
+@pytest.mark.usefixtures("s3_is_away")
+def test_a_ctrl_c_tells_of_every_file(commands: Commands) -> None:
+    accepted, _ = new_file(commands.folder, "accepted.txt")
+    sending, waiting = commands.folder / "sending.txt", commands.folder / "waiting.txt"
+    os.mkfifo(sending)
+    waiting.touch()
+    process = commands.start("upload", accepted, sending, waiting, "--jobs", "1", "--watch", "--json")
+    # With one job the pipe, of which nothing comes, holds back the third file, and the watch of the first.
+    with wait_for(lambda: opened_by_a_reader(sending), what="reader"):
+        time.sleep(0.5)  # for the first one's answer to be looked at
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    told = {Path(line["source"]).name: line["problem"]["detail"] for line in map(json.loads, out.splitlines())}
+    assert told == {
+        "accepted.txt": "Interrupted; its delivery to S3 goes on.",
+        "sending.txt": "Interrupted before the service had answered.",
+        "waiting.txt": "Interrupted before it was sent.",
+    }
+
+
+def test_a_terminal_and_a_code_page_get_what_they_can_show(commands: Commands) -> None:
+    """Windows redirects in cp1252; a name may hold an escape sequence."""
+    names = ["報告書.txt", "re\x1b[31md.txt", "line\nbreak.txt"]
+    for name in names:
+        new_file(commands.folder, name)
+    commands.env["PYTHONIOENCODING"] = "cp1252"
+    out, err = commands.run("upload", *names)
+    assert err == ""
+    shown = [line.split("  ", 2)[2] for line in sorted(out.splitlines())]
+    assert sorted(shown) == sorted(["\\u5831\\u544a\\u66f8.txt", "re\\x1b[31md.txt", "line\\nbreak.txt"])
 
 
 def test_an_unreachable_service(commands: Commands) -> None:
