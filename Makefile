@@ -58,9 +58,14 @@ format: .venv/test ## Format the code
 clean: ## Remove what was installed and all data of `make run`
 	rm -rf .venv var .coverage .pytest_cache .mypy_cache .ruff_cache
 
+# What was left half made, and what belongs to a Python that is gone, is made anew.
+REMAKE := $(if $(shell .venv/bin/python -c 'import pip; print("whole")' 2>/dev/null),,remake)
+.PHONY: remake
+.venv/bin/python .venv/run .venv/test .venv/load .venv/bench: $(REMAKE)
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Ferryman needs Python 3.11 or newer"; exit 1; }
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 
 .venv/run: requirements.txt requirements-run.txt constraints.txt | .venv/bin/python
 	@echo "Installing what Ferryman needs into .venv ..." && $(PIP) -r requirements-run.txt && touch $@

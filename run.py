@@ -110,7 +110,7 @@ def main() -> int:
 
 def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embedded.Server], dict[str, str]]:
     """Choose what to embed: whatever has no address in the environment."""
-    data.mkdir(parents=True, exist_ok=True)
+    _make_private(data)
     servers: dict[str, embedded.Server] = {}
     settings = {"AUTH": env.get("AUTH") or "open", "SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
     settings["LOG_FORMAT"] = env.get("LOG_FORMAT") or "text"
@@ -119,8 +119,9 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embed
         settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{data / 'ferryman.db'}"
     if not is_given(env, "CELERY_BROKER_URL"):
         port = next(port for port in range(REDIS_PORT, REDIS_PORT + 1000) if embedded.is_free(port))
-        servers["redis"] = embedded.valkey(data / "redis", port)
-        settings["CELERY_BROKER_URL"] = f"redis://{embedded.LOOPBACK}:{port}/0"
+        password = _kept(data / "redis-password", secrets.token_hex(20))
+        servers["redis"] = embedded.valkey(data / "redis", port, password)
+        settings["CELERY_BROKER_URL"] = f"redis://:{password}@{embedded.LOOPBACK}:{port}/0"
     if not is_given(env, "S3_BUCKET_NAME") and not is_given(env, "S3_ENDPOINT_URL"):
         # The rows hold urls with this port, so it stays as long as it is free.
         last_port = int(_kept(data / "s3-port", str(S3_PORT)))
@@ -131,6 +132,19 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embed
         settings["S3_ENDPOINT_URL"] = f"http://{embedded.LOOPBACK}:{port}"
         settings |= {"S3_BUCKET_NAME": BUCKET, "AWS_ACCESS_KEY": BUCKET, "AWS_ACCESS_SECRET": secret}
     return servers, settings
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder for the data, and let nobody but its owner look into it.
+
+    Raises:
+        OSError: others may look into it, and it holds what is not ours.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_mode & 0o077:
+        if any(folder.iterdir()) and not (folder / SHELL_FILE).exists():
+            raise OSError(f"other users may read {folder}, which holds other files; choose another DATA_DIR")
+        folder.chmod(0o700)
 
 
 def _kept(path: Path, first: str) -> str:

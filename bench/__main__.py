@@ -69,7 +69,11 @@ def main(plan: Plan) -> int:
         signal.signal(number, lambda got, _: sys.exit(128 + got))
     RESULTS.mkdir(exist_ok=True)
     results = Results()
-    disk = os.environ.get("BENCH_DIR") or RESULTS
+    disk = Path(os.environ.get("BENCH_DIR") or RESULTS)
+    try:
+        disk.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"make bench: BENCH_DIR cannot be made: {error}")
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=disk, ignore_cleanup_errors=True) as name:
         _measure(plan, results, Path(name))
     seconds = round(time.monotonic() - BEGAN)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import redis
 import requests
 
 import embedded
@@ -88,6 +89,7 @@ def test_it_starts_works_stops_and_starts_again_with_its_data(run: Run) -> None:
     assert f"{address}   (for this machine, without a key;" in run.text()
     row = upload_as_printed(run)
     shell_knows_the_parts(run)
+    other_users_see_nothing(run)
     wait_for(lambda: requests.get(address + row, timeout=5).json()["upload_status"] == "COMPLETE")
     answer = requests.post(f"{address}/celery_upload", files={"file": ("a.txt", b"hello")}, timeout=5)
     celery_row = answer.headers["Location"]
@@ -120,6 +122,40 @@ def upload_as_printed(run: Run) -> str:
     location = re.search(r"^Location: (\S+)", answer, re.MULTILINE)
     assert location
     return location[1]
+
+
+def other_users_see_nothing(run: Run) -> None:
+    """Neither the data, nor what the embedded servers tell whoever reaches their ports."""
+    assert run.data.stat().st_mode & 0o777 == 0o700
+    settings = (run.data / "env.sh").read_text()
+    broker = re.search(r"redis://\S+@127.0.0.1:(\d+)/0", settings)
+    assert broker
+    with redis.Redis.from_url(broker[0]) as ours, redis.Redis(port=int(broker[1])) as theirs:
+        assert ours.ping()
+        with pytest.raises(redis.AuthenticationError):
+            theirs.ping()
+    filer = int((run.data / "s3-port").read_text()) + 3
+    assert requests.get(f"http://127.0.0.1:{filer}/buckets/ferryman/", timeout=5).status_code == 401
+    secrets = [(run.data / name).read_text() for name in ("redis-password", "s3-secret")]
+    commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert not any(secret in commands for secret in secrets)
+
+
+@pytest.mark.parametrize("files", [[], ["env.sh", "ferryman.db"], ["thesis.txt"]])
+def test_a_folder_that_was_open_to_others_is_closed_unless_it_holds_other_files(
+    run: Run, files: list[str]
+) -> None:
+    run.data.mkdir(mode=0o755)
+    for name in files:
+        (run.data / name).touch()
+    if "thesis.txt" in files:
+        assert run.start().wait(20) == 2
+        assert run.text() == (
+            f"make run: other users may read {run.data}, which holds other files; choose another DATA_DIR\n"
+        )
+    else:
+        assert run.start(LEASE_SECONDS="soon").wait(20) == 2
+        assert run.data.stat().st_mode & 0o777 == 0o700
 
 
 def shell_knows_the_parts(run: Run) -> None:
