@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from errors import StoreError
-from store import Store, translated_errors
+from s3_errors import translated_errors
+from store import Store
 
 LIFECYCLE_RULE = "ferryman-abandoned-multiparts"
 

@@ -19,7 +19,8 @@ DEFAULT_QUEUE = "ferryman"
 PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
 CLAMD = re.compile(r"unix:/.+|[^/]+:(?P<port>\d{1,5})", re.ASCII)
 MAX_PORT = 65_535
-CHECKSUM_MODES = ("crc64nvme", "readback")
+CHECKSUM_MODES = ("auto", "crc64nvme", "readback")
+ADDRESSING_STYLES = ("auto", "path", "virtual")
 AUTH_MODES = ("required", "open")
 LOG_FORMATS = ("json", "text")
 LOG_LEVELS = ("debug", "info", "warning")
@@ -74,7 +75,8 @@ class Config:
     S3_ENDPOINT_URL: str | None = None
     S3_PUBLIC_ENDPOINT_URL: str | None = None
     S3_KEY_PREFIX: str = ""
-    S3_CHECKSUM_MODE: str = field(default="crc64nvme", metadata={"choices": CHECKSUM_MODES})
+    S3_CHECKSUM_MODE: str = field(default="auto", metadata={"choices": CHECKSUM_MODES})
+    S3_ADDRESSING_STYLE: str = field(default="auto", metadata={"choices": ADDRESSING_STYLES})
     AWS_REGION: str = "us-east-1"
     AWS_ACCESS_KEY: str | None = None
     AWS_ACCESS_SECRET: str | None = field(default=None, repr=False)
@@ -133,13 +135,24 @@ class Config:
             raise ConfigError("WEBHOOK_URL must be an http:// or https:// address, without a user's name in it.")
         if self.WEBHOOK_URL and not _is_webhook_secret(self.WEBHOOK_SECRET or ""):
             raise ConfigError("WEBHOOK_SECRET must be whsec_ and the base64 of 24 to 64 random bytes.")
-        if not self.S3_BUCKET_BASE_URL:
-            object.__setattr__(self, "S3_BUCKET_BASE_URL", self._bucket_address())
 
-    def _bucket_address(self) -> str:
-        if self.S3_ENDPOINT_URL:
-            return f"{self.S3_ENDPOINT_URL.rstrip('/')}/{self.S3_BUCKET_NAME}"
-        return f"https://{self.S3_BUCKET_NAME}.s3.{self.AWS_REGION}.amazonaws.com"
+    @property
+    def addressing_style(self) -> str:
+        """Where the bucket's name stands in an address: `path` or `virtual`, or `auto` to leave it to boto3."""
+        if self.S3_ADDRESSING_STYLE == "auto" and self.S3_ENDPOINT_URL:
+            return "path"
+        return self.S3_ADDRESSING_STYLE
+
+    @property
+    def bucket_base_url(self) -> str:
+        """Where the urls of objects start, without a slash at the end."""
+        if self.S3_BUCKET_BASE_URL:
+            return self.S3_BUCKET_BASE_URL.rstrip("/")
+        endpoint = (self.S3_ENDPOINT_URL or f"https://s3.{self.AWS_REGION}.amazonaws.com").rstrip("/")
+        if self.addressing_style == "path":
+            return f"{endpoint}/{self.S3_BUCKET_NAME}"
+        scheme, _, host = endpoint.rpartition("://")
+        return f"{scheme}://{self.S3_BUCKET_NAME}.{host}"
 
 
 def is_given(source: Mapping[str, str], name: str) -> bool:

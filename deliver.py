@@ -18,8 +18,8 @@ from file import Uploaded, adopt_file, digest_file, opened, process_file_to_stre
 from metrics import metrics
 from models import File, UploadStatus
 from parts import PartsUpload
+from s3_requests import ObjectInfo
 from services import services, this_app
-from store import ObjectInfo
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,10 @@ import bucket
 from checksum import Crc64Nvme
 from config import MIB, Config
 from errors import StoreError
+from s3_features import Features
+from s3_requests import ObjectInfo
 from section import Section
-from store import ObjectInfo, Store
+from store import Store
 
 PART_BYTES = 8 * MIB
 SIZES = {"one request": 64 * 1024, "several parts": 17 * MIB}
@@ -82,8 +84,8 @@ def _takes(store: Store, content: bytes, info: ObjectInfo) -> bool:
     return True
 
 
-def _send_in_parts(store: Store, content: bytes, info: ObjectInfo) -> None:
-    upload_id = store.begin_parts(info.key, info.content_type)
+def _send_in_parts(store: Store, content: bytes, info: ObjectInfo, features: Features) -> bool:
+    upload_id = store.begin_parts(info.key, info.content_type, features)
     try:
         with TemporaryFile() as file:
             file.write(content)
@@ -92,8 +94,8 @@ def _send_in_parts(store: Store, content: bytes, info: ObjectInfo) -> None:
             for number, start in enumerate(range(0, len(content), PART_BYTES), 1):
                 part = content[start : start + PART_BYTES]
                 section = Section(file.fileno(), start, len(part))
-                parts.append(store.put_part(info.key, upload_id, number, section, _checksum(part)))
-        store.complete_parts(info, upload_id, parts)
+                parts.append(store.put_part(info.key, upload_id, number, section, _checksum(part), features))
+        return store.complete_parts(info, upload_id, parts, features)
     except StoreError:
         store.abort_parts(info.key, upload_id)
         raise

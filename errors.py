@@ -121,9 +121,34 @@ class ScannerAway(UploadError):
 
 
 class StoreError(UploadError):
-    """S3 did not take the bytes now; a retry may heal it."""
+    """S3 did not take the bytes now; a retry may heal it.
+
+    Args:
+        detail: one sentence, free of secrets.
+        file_id: the File row that tells more, where there is one.
+        code: S3's name for the error, where it has one.
+        message: S3's own words for it, bounded and without keys.
+        s3_status: the HTTP status of S3's answer; 0 if there was none.
+        retry_after: after how many seconds S3 wants to be asked again, where it says so.
+    """
 
     status = HTTPStatus.BAD_GATEWAY
+
+    def __init__(
+        self,
+        detail: str,
+        file_id: str | None = None,
+        *,
+        code: str = "",
+        message: str = "",
+        s3_status: int = 0,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(detail, file_id)
+        self.code = code
+        self.message = message
+        self.s3_status = s3_status
+        self.retry_after = retry_after
 
 
 class StoreRefused(StoreError):

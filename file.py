@@ -21,8 +21,9 @@ from checksum import Crc64Nvme
 from config import MIB
 from errors import BytesLost, InvalidUpload, StoreError
 from parts import PartsUpload
+from s3_requests import ObjectInfo
 from section import CHUNK_BYTES, Section
-from store import ObjectInfo, Progress, Store
+from store import Progress, Store
 
 MAX_STEM = 100
 MAX_EXTENSION = 16

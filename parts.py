@@ -10,11 +10,14 @@ from pathlib import Path
 from checksum import Crc64Nvme
 from config import MIB
 from errors import BytesLost, StoreError
+from s3_features import Features
+from s3_requests import ObjectInfo, Part
 from section import Section
-from store import ObjectInfo, Part, Progress, Store
+from store import Progress, Store
 
 PART_BYTES = 32 * MIB
-MAX_PARTS = 9_000  # S3 takes 10,000, and a file may be larger than expected
+MAX_PART_BYTES = 5 * 1024 * MIB
+MAX_PARTS = 1_000  # S3 takes 10,000, but some stores no more than these
 PARTS_AT_ONCE = 2
 
 
@@ -44,29 +47,33 @@ class PartsUpload:
         self._store = store
         self._key = key
         self._content_type = content_type
-        self._part_bytes = max(part_bytes, expected_bytes // MAX_PARTS + 1)
+        self.part_bytes = max(part_bytes, min(expected_bytes // MAX_PARTS + 1, MAX_PART_BYTES))
         self._file = path.open("rb", buffering=0)
-        self._begun: Future[str] | None = None
         self._is_complete = False
-        self._parts: list[Future[Part]] = []
         self._sender = ThreadPoolExecutor(PARTS_AT_ONCE, "part")
-        self._given = 0
-        self._next_bytes = 0
-        self._next_crc = Crc64Nvme()
         self._sent = 0
         self._told = 0
         self._counting = threading.Lock()
+        self._start(store.features)
+
+    def _start(self, features: Features) -> None:
+        self._features = features
+        self._begun: Future[str] | None = None
+        self._parts: list[Future[Part]] = []
+        self._given = 0
+        self._next_bytes = 0
+        self._next_crc = Crc64Nvme()
         self._crc = Crc64Nvme()
 
     def update(self, chunk: bytes) -> None:
         """Take note of the next bytes, which the file holds by now; what makes a full part is sent."""
         view = memoryview(chunk)
         while view:
-            piece = view[: self._part_bytes - self._next_bytes]
+            piece = view[: self.part_bytes - self._next_bytes]
             self._next_crc.update(piece)
             self._next_bytes += len(piece)
             view = view[len(piece) :]
-            if self._next_bytes == self._part_bytes:
+            if self._next_bytes == self.part_bytes:
                 self._give()
 
     def finish(self, info: ObjectInfo, on_progress: Progress) -> str:
@@ -84,7 +91,7 @@ class PartsUpload:
             StoreError: S3 did not take the bytes.
         """
         try:
-            return self._store.settle(info, lambda: self._complete(info, on_progress))
+            return self._store.settle(info, lambda features: self._upload(info, features, on_progress))
         finally:
             self.give_up()
 
@@ -92,6 +99,9 @@ class PartsUpload:
         """Leave nothing unfinished in S3, and wait until that is done; does nothing after a success."""
         self._sender.shutdown(cancel_futures=True)
         self._file.close()
+        self._take_back()
+
+    def _take_back(self) -> None:
         begun, self._begun = self._begun, None
         if begun and not begun.cancelled() and not begun.exception() and not self._is_complete:
             with suppress(StoreError):  # what S3 does not take back now, reconcile finds
@@ -106,7 +116,9 @@ class PartsUpload:
 
     def _give(self) -> Future[str]:
         if self._begun is None:
-            self._begun = self._sender.submit(self._store.begin_parts, self._key, self._content_type)
+            self._begun = self._sender.submit(
+                self._store.begin_parts, self._key, self._content_type, self._features
+            )
         section = Section(self._file.fileno(), self._given, self._next_bytes, self._count)
         number, crc = len(self._parts) + 1, self._next_crc
         self._parts.append(self._sender.submit(self._send, self._begun, number, section, crc))
@@ -116,7 +128,7 @@ class PartsUpload:
         return self._begun
 
     def _send(self, begun: Future[str], number: int, section: Section, crc: Crc64Nvme) -> Part:
-        return self._store.put_part(self._key, begun.result(), number, section, crc.text())
+        return self._store.put_part(self._key, begun.result(), number, section, crc.text(), self._features)
 
     def _count(self, sent: int) -> None:
         with self._counting:
@@ -129,11 +141,22 @@ class PartsUpload:
             self._told = self._sent
         return [part.result() for part in parts]
 
-    def _complete(self, info: ObjectInfo, on_progress: Progress) -> None:
+    def _upload(self, info: ObjectInfo, features: Features, on_progress: Progress) -> bool:
+        """Send the rest; or all again, from the file, if S3 has refused what the parts so far were sent with."""
+        if features.headers != self._features.headers:
+            for part in self._parts:
+                part.cancel()
+            wait(self._parts)
+            self._take_back()
+            self._start(features)
+        return self._complete(info, on_progress)
+
+    def _complete(self, info: ObjectInfo, on_progress: Progress) -> bool:
         self._read_on(info.size, on_progress)
         begun = self._give() if self._next_bytes or self._begun is None else self._begun
         parts = self._sent_parts(self._parts, on_progress)
         if (self._given, self._crc.text()) != (info.size, info.crc64nvme):
             raise BytesLost("The bytes were damaged after they were received.")
-        self._store.complete_parts(info, begun.result(), parts)
+        is_confirmed = self._store.complete_parts(info, begun.result(), parts, self._features)
         self._is_complete = True
+        return is_confirmed

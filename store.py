@@ -1,93 +1,71 @@
-"""S3 objects: the only module that knows boto3, and turns its errors into ours."""
+"""The bucket: bringing objects into it, seeing that they are whole, and giving them back."""
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from enum import Enum
+from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
-
-import boto3
-from botocore.config import Config as ClientConfig
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
 from checksum import Crc64Nvme
 from config import Config
-from errors import StoreError, StoreRefused
-from section import CHUNK_BYTES, Section
+from errors import StoreError
+from s3_client import Clients
+from s3_errors import translated_errors
+from s3_features import Capabilities, Features
+from s3_probe import probe
+from s3_requests import ObjectInfo, Part, Requests
+from section import Section
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-HEALING = {
-    "BadDigest": "The bytes were damaged on their way to S3.",
-    "ConditionalRequestConflict": "S3 is taking the same object twice.",
-    "ExpiredToken": "The S3 credentials have expired.",
-    "NoSuchUpload": "S3 has dropped the unfinished upload.",
-    "RequestTimeout": "S3 did not receive the bytes in time.",
-    "RequestTimeTooSkewed": "The clock is wrong.",
-    "SlowDown": "S3 asks to slow down.",
-}
-REFUSING = {
-    "AccessDenied": "S3 denies access to the bucket.",
-    "InvalidAccessKeyId": "S3 does not accept the credentials.",
-    "NoSuchBucket": "The bucket does not exist.",
-    "PreconditionFailed": "S3 holds other bytes under this key.",
-    "SignatureDoesNotMatch": "S3 does not accept the credentials.",
-}
-# A HEAD answer has no body to name the error.
-HEAD_CODES = {"403": "AccessDenied", "404": "NoSuchBucket"}
-DISPOSITION = "attachment"  # a browser must not run what somebody uploaded
-CONNECT_SECONDS = 3
-READ_SECONDS = 20
-
 Progress = Callable[[int], None]
-Part = dict[str, Any]  # CompletedPart, as boto3 wants it
+CONDITION_FAILED = 412
 
 
-class ObjectInfo(NamedTuple):
-    """What an object in the bucket must be: name, media type, size in bytes, base64 of its CRC64NVME."""
+class Found(Enum):
+    """What S3 has under a key."""
 
-    key: str
-    content_type: str
-    size: int
-    crc64nvme: str
+    NOTHING = "nothing"
+    RIGHT = "the very bytes"
+    OTHER = "other bytes"
 
 
 class Store:
-    """One bucket, behind put, holds, delete and url. It never overwrites an object.
+    """One bucket, behind put, holds, delete and url. It overwrites no object, if the store honours conditions.
+
+    An object is delivered when a store that verifies checksums has confirmed ours of the whole object, or when the
+    object was read back and compared.
 
     Args:
         config: the settings.
-
-    Source: https://boto3.amazonaws.com/v1/documentation/api/latest/guide/clients.html: threads may share a client,
-    processes may not, and making clients in threads at once is not safe.
     """
 
     def __init__(self, config: Config) -> None:
         self.bucket = config.S3_BUCKET_NAME
         self._config = config
-        self._lock = threading.Lock()
-        self._client: S3Client | None = None
-        self._client_pid = 0
-        self._signer: S3Client | None = None
-        self._has_checksums = config.S3_CHECKSUM_MODE == "crc64nvme"
+        self._clients = Clients(config)
+        self.capabilities = Capabilities(
+            config.S3_CHECKSUM_MODE, partial(probe, self._requests, config.S3_KEY_PREFIX)
+        )
+
+    @property
+    def features(self) -> Features:
+        """What is known of the store now."""
+        return self.capabilities.current
 
     @property
     def client(self) -> S3Client:
         """The process's own boto3 client, made on first use."""
-        with self._lock:
-            if self._client is None or self._client_pid != os.getpid():
-                self._client = _make_client(self._config)
-                self._client_pid = os.getpid()
-            return self._client
+        return self._clients.get(self.features.unsigned_payload)
 
     def url(self, key: str) -> str:
         """The address of an object; who may read it is up to the bucket's policy."""
-        return f"{self._config.S3_BUCKET_BASE_URL.rstrip('/')}/{quote(key)}"
+        return f"{self._config.bucket_base_url}/{quote(key)}"
 
     def put(self, file: BinaryIO, info: ObjectInfo, on_progress: Progress | None = None) -> str:
         """Bring a file into the bucket in one request, and see that S3 holds these very bytes.
@@ -109,69 +87,47 @@ class Store:
         and https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
         """
 
-        def upload() -> bool:
+        def upload(features: Features) -> bool:
             body: Any = file
-            if not isinstance(file, BytesIO):
+            if isinstance(file, BytesIO):
+                file.seek(0)
+            else:
                 body = Section(file.fileno(), 0, info.size, on_progress)
-            stored = self.client.put_object(
-                Bucket=self.bucket,
-                Key=info.key,
-                Body=body,
-                ContentType=info.content_type,
-                ContentDisposition=DISPOSITION,
-                IfNoneMatch="*",
-                **self._checksum(info.crc64nvme),
-            )
-            return stored.get("ChecksumCRC64NVME") == info.crc64nvme
+            told = self._requests(features.unsigned_payload).put(info, body, features.put)
+            return told == info.crc64nvme and self.features.put.verifies
 
         return self.settle(info, upload)
 
-    def begin_parts(self, key: str, content_type: str) -> str:
-        """Begin an upload in parts; the answer is its id.
+    def begin_parts(self, key: str, content_type: str, features: Features) -> str:
+        """Begin an upload in parts; the answer is its id. All requests of one upload need the same features.
 
         Raises:
             StoreError: S3 refuses.
         """
-        full: Any = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
-        with translated_errors():
-            return self.client.create_multipart_upload(
-                Bucket=self.bucket,
-                Key=key,
-                ContentType=content_type,
-                ContentDisposition=DISPOSITION,
-                **(full if self._has_checksums else {}),
-            )["UploadId"]
+        return self._requests(features.unsigned_payload).begin(key, content_type, features.parts)
 
-    def put_part(self, key: str, upload_id: str, number: int, section: Section, crc64nvme: str) -> Part:
+    def put_part(
+        self, key: str, upload_id: str, number: int, section: Section, crc64nvme: str, features: Features
+    ) -> Part:
         """Send one part; the answer is what S3 wants to hear of it in the end.
 
         Raises:
             StoreError: S3 did not take it, or got other bytes than the checksum is of.
         """
-        checksum = self._checksum(crc64nvme)
-        body: Any = section
-        with translated_errors():
-            sent = self.client.upload_part(
-                Bucket=self.bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body, **checksum
-            )
-        return {"PartNumber": number, "ETag": sent["ETag"], **checksum}
+        requests = self._requests(features.unsigned_payload)
+        return requests.part(key, upload_id, number, section, crc64nvme, features.parts)
 
-    def complete_parts(self, info: ObjectInfo, upload_id: str, parts: list[Part]) -> None:
-        """Make an object of its parts; S3 compares its checksum.
+    def complete_parts(self, info: ObjectInfo, upload_id: str, parts: list[Part], features: Features) -> bool:
+        """Make an object of its parts.
+
+        Returns:
+            True if S3 has confirmed the whole object's checksum.
 
         Raises:
             StoreError: S3 refuses.
         """
-        whole: Any = {"Parts": parts}
-        with translated_errors():
-            self.client.complete_multipart_upload(
-                Bucket=self.bucket,
-                Key=info.key,
-                UploadId=upload_id,
-                MultipartUpload=whole,
-                IfNoneMatch="*",
-                **self._checksum(info.crc64nvme),
-            )
+        told = self._requests(features.unsigned_payload).complete(info, upload_id, parts, features.parts)
+        return told == info.crc64nvme and self.features.parts.verifies
 
     def abort_parts(self, key: str, upload_id: str) -> None:
         """Take back an upload in parts; it may be gone already.
@@ -179,18 +135,15 @@ class Store:
         Raises:
             StoreError: S3 refuses.
         """
-        with translated_errors(), suppress(self.client.exceptions.NoSuchUpload):
-            self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
+        self._requests().abort(key, upload_id)
 
-    def _checksum(self, crc64nvme: str) -> dict[str, Any]:
-        return {"ChecksumCRC64NVME": crc64nvme} if self._has_checksums else {}
-
-    def settle(self, info: ObjectInfo, upload: Callable[[], bool | None]) -> str:
-        """Run an upload, and whether it failed or not, see what S3 holds afterwards.
+    def settle(self, info: ObjectInfo, upload: Callable[[Features], bool]) -> str:
+        """Run an upload, and see what S3 holds afterwards.
 
         Args:
             info: what the object must be.
-            upload: sends the bytes; True says that S3 has already confirmed the whole object's checksum.
+            upload: sends the bytes with what may be sent, and returns True if S3 has confirmed the whole object's
+                checksum. It is called again if S3 refuses a header.
 
         Returns:
             The object's url.
@@ -198,40 +151,31 @@ class Store:
         Raises:
             StoreError: S3 did not take the bytes, or holds others under the key.
         """
+        self.capabilities.begin()
+        used = self.features
         try:
-            with translated_errors():
-                is_confirmed = upload()
-        except StoreError:
-            if not self._is_there_after_all(info):
+            is_confirmed = self.capabilities.attempt(upload)
+        except StoreError as error:
+            found = self._found_after(error, info)
+            if found is Found.RIGHT:
+                return self.url(info.key)
+            # A condition that fails though nothing is there: the store does not understand what we send.
+            if not (_is_condition(error) and found is Found.NOTHING and self.capabilities.learn(used)):
                 raise
-        else:
-            if not is_confirmed and not self.holds(info):
-                # Nobody else can have made it (If-None-Match), and left there it would block all retries.
-                self.delete(info.key)
-                raise StoreError("S3 holds other bytes than were sent.")
+            is_confirmed = upload(self.features)
+        if not is_confirmed:
+            self._confirm(info)
         return self.url(info.key)
 
     def holds(self, info: ObjectInfo) -> bool:
-        """Whether the bucket has an object of this name and size with these bytes.
+        """Returns True if the bucket has an object of this name and size with these bytes.
 
-        The bytes are compared by the checksum that S3 keeps, or in the mode `readback` by reading them.
+        The bytes are compared by the checksum that S3 tells, if it can be believed, or else by reading them.
 
         Raises:
             StoreError: S3 does not say.
         """
-        try:
-            found = self.client.head_object(Bucket=self.bucket, Key=info.key, ChecksumMode="ENABLED")
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "404":
-                return False
-            raise _translate(error) from error
-        except BotoCoreError as error:
-            raise _translate(error) from error
-        if found["ContentLength"] != info.size:
-            return False
-        if self._config.S3_CHECKSUM_MODE == "readback":
-            return self.read_checksum(info.key) == info.crc64nvme
-        return found.get("ChecksumCRC64NVME", info.crc64nvme) == info.crc64nvme
+        return self._look(info) is Found.RIGHT
 
     def read_checksum(self, key: str) -> str:
         """Read an object to its end; the answer is base64 of its CRC64NVME.
@@ -240,10 +184,8 @@ class Store:
             StoreError: it cannot be read.
         """
         crc = Crc64Nvme()
-        with translated_errors():
-            body = self.client.get_object(Bucket=self.bucket, Key=key)["Body"]
-            for chunk in body.iter_chunks(CHUNK_BYTES):
-                crc.update(chunk)
+        for chunk in self._requests().read(key):
+            crc.update(chunk)
         return crc.text()
 
     def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
@@ -252,9 +194,7 @@ class Store:
         Raises:
             StoreError: it cannot be read; later, while it is read, a broken connection ends it early.
         """
-        with translated_errors():
-            span = f"bytes={start}-{stop - 1}"
-            return self.client.get_object(Bucket=self.bucket, Key=key, Range=span)["Body"].iter_chunks(CHUNK_BYTES)
+        return self._requests().read(key, Range=f"bytes={start}-{stop - 1}")
 
     def presigned_url(self, key: str, disposition: str, seconds: int) -> str:
         """An address that gives an object to whoever has it, for so long, with that Content-Disposition.
@@ -262,11 +202,10 @@ class Store:
         Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/ShareObjectPreSignedURL.html
         """
         parameters = {"Bucket": self.bucket, "Key": key, "ResponseContentDisposition": disposition}
-        with self._lock:
-            if self._signer is None:  # it never connects, so every process may use it
-                self._signer = _make_client(self._config, self._config.S3_PUBLIC_ENDPOINT_URL)
         with translated_errors():
-            return self._signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+            return self._clients.signer().generate_presigned_url(
+                "get_object", Params=parameters, ExpiresIn=seconds
+            )
 
     def delete(self, key: str) -> None:
         """Delete an object; it may be gone already.
@@ -274,63 +213,54 @@ class Store:
         Raises:
             StoreError: S3 refuses.
         """
-        with translated_errors():
-            self.client.delete_object(Bucket=self.bucket, Key=key)
+        self._requests().delete(key)
 
-    def _is_there_after_all(self, info: ObjectInfo) -> bool:
+    def _requests(self, unsigned_payload: bool | None = None) -> Requests:
+        unsigned = self.features.unsigned_payload if unsigned_payload is None else unsigned_payload
+        return Requests(self._clients.get(unsigned), self.bucket)
+
+    def _look(self, info: ObjectInfo) -> Found:
+        head = self.capabilities.attempt(
+            lambda features: self._requests(features.unsigned_payload).head(info.key, features.head_checksum)
+        )
+        if head is None:
+            return Found.NOTHING
+        if head.size != info.size:
+            return Found.OTHER
+        if head.crc64nvme == info.crc64nvme and self.features.verifies:
+            return Found.RIGHT
+        return Found.RIGHT if self.read_checksum(info.key) == info.crc64nvme else Found.OTHER
+
+    def _found_after(self, error: StoreError, info: ObjectInfo) -> Found | None:
+        """What S3 holds after an upload failed; nothing if it does not say."""
         try:
-            return self.holds(info)
-        except StoreError:
-            return False
+            return self._look(info)
+        except StoreError as silent:
+            if _is_condition(error):
+                raise StoreError("S3 does not say what it holds under this key.") from silent
+            return None
+
+    def _confirm(self, info: ObjectInfo) -> None:
+        """See that S3 holds the bytes that it has just taken."""
+        found = self._look(info)
+        if found is Found.NOTHING:
+            raise StoreError("S3 took the bytes, but does not have them.")
+        if found is Found.OTHER:
+            self._discard(info)
+            raise StoreError("S3 holds other bytes than were sent.")
+
+    def _discard(self, info: ObjectInfo) -> None:
+        """Delete an object that was read and is wrong, where it would block all retries.
+
+        That is where the store refuses to overwrite: there nobody else can have made it. Elsewhere it might be
+        another run's by now, and a retry overwrites it.
+        """
+        features = self.capabilities.known()
+        if features.put.exclusive and features.parts.exclusive:
+            with suppress(StoreError):
+                if self.read_checksum(info.key) != info.crc64nvme:
+                    self.delete(info.key)
 
 
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn boto3's errors into ours.
-
-    Raises:
-        StoreError: what failed may heal.
-        StoreRefused: S3 will not do it.
-    """
-    try:
-        yield
-    except (ClientError, BotoCoreError) as error:
-        raise _translate(error) from error
-
-
-def _translate(error: Exception) -> StoreError:
-    if isinstance(error, ClientError):
-        code = error.response["Error"]["Code"]
-        code = HEAD_CODES.get(code, code)
-        status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-        if code in HEALING or status >= 500:
-            return StoreError(HEALING.get(code, "S3 is out of order."))
-        return StoreRefused(REFUSING.get(code, f"S3 refuses ({code})."))
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return StoreRefused("There are no S3 credentials.")
-    return StoreError("S3 does not answer.")
-
-
-def _make_client(config: Config, endpoint: str | None = None) -> S3Client:
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint or config.S3_ENDPOINT_URL,
-        region_name=config.AWS_REGION,
-        aws_access_key_id=config.AWS_ACCESS_KEY,
-        aws_secret_access_key=config.AWS_ACCESS_SECRET,
-        config=ClientConfig(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": 2},
-            max_pool_connections=50,
-            signature_version="s3v4",  # or addresses that expire would be signed as of old
-            # The checksums are ours, sent as headers; the SDK's own would be trailers of chunked bodies.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            s3={
-                "addressing_style": "path" if config.S3_ENDPOINT_URL else "auto",
-                # The checksum's header is signed, so signing the payload too would only cost a second hash.
-                "payload_signing_enabled": False,
-            },
-        ),
-    )
+def _is_condition(error: StoreError) -> bool:
+    return error.s3_status == CONDITION_FAILED

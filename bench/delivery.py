@@ -17,7 +17,8 @@ import boto3
 from checksum import Crc64Nvme
 from config import Config
 from file import upload_file
-from store import ObjectInfo, Store
+from s3_requests import ObjectInfo
+from store import Store
 
 MB = 1_000_000
 

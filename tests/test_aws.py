@@ -18,8 +18,9 @@ import bucket
 from checksum import Crc64Nvme
 from config import Config
 from errors import StoreError
+from s3_requests import ObjectInfo
 from section import Section
-from store import ObjectInfo, Store
+from store import Store
 from tests.conftest import running_app
 from tests.stack import ROOT
 from tests.test_docs import json_of, prose
@@ -59,7 +60,7 @@ def test_the_least_policy_allows_what_is_called_and_no_more() -> None:
 def actions_by_command() -> dict[str, set[str]]:
     """What the code asks of S3: by the operator's command that does it, or under no name for the service."""
     needed: dict[str, set[str]] = {}
-    for module in ("store.py", "bucket.py"):
+    for module in ("s3_requests.py", "bucket.py"):
         for function in ast.walk(ast.parse((ROOT / module).read_text())):
             if isinstance(function, ast.FunctionDef):
                 calls = re.findall(r"client\.(?:get_paginator\(['\"])?(\w+)", ast.unparse(function))
@@ -116,9 +117,11 @@ def failures(store: Store, path: Path) -> list[str]:
 
     def in_parts() -> None:
         with path.open("rb") as file:
-            upload_id = store.begin_parts("b.txt", "text/plain")
-            part = store.put_part("b.txt", upload_id, 1, Section(file.fileno(), 0, 5), info.crc64nvme)
-            store.complete_parts(info._replace(key="b.txt"), upload_id, [part])
+            upload_id = store.begin_parts("b.txt", "text/plain", store.features)
+            part = store.put_part(
+                "b.txt", upload_id, 1, Section(file.fileno(), 0, 5), info.crc64nvme, store.features
+            )
+            store.complete_parts(info._replace(key="b.txt"), upload_id, [part], store.features)
 
     works: dict[str, Callable[[], object]] = {
         "check": lambda: bucket.check(store),
@@ -126,7 +129,7 @@ def failures(store: Store, path: Path) -> list[str]:
         "in parts": in_parts,
         "read": lambda: b"".join(store.read("a.txt", 0, 5)),
         "list": lambda: list(bucket.objects(store, "")),
-        "abort": lambda: store.abort_parts("c.txt", store.begin_parts("c.txt", "text/plain")),
+        "abort": lambda: store.abort_parts("c.txt", store.begin_parts("c.txt", "text/plain", store.features)),
         "list unfinished": lambda: bucket.abort_all(store, "c.txt"),
         "delete": lambda: store.delete("a.txt"),
     }

@@ -27,13 +27,13 @@ READ_BY_OTHERS = READ_BY_GUNICORN | READ_BY_COMPOSE | READ_BY_CLIENT
 
 def test_only_the_bucket_is_needed() -> None:
     config = Config.from_mapping(NEEDED)
-    assert config.S3_BUCKET_BASE_URL == "https://bucket.s3.us-east-1.amazonaws.com"
+    assert config.bucket_base_url == "https://bucket.s3.us-east-1.amazonaws.com"
     assert config.CELERY_INLINE_MAX_BYTES == 256 * 1024
 
 
 def test_an_endpoint_makes_the_base_url() -> None:
     config = Config.from_mapping({**NEEDED, "S3_ENDPOINT_URL": "http://localhost:8333/"})
-    assert config.S3_BUCKET_BASE_URL == "http://localhost:8333/bucket"
+    assert config.bucket_base_url == "http://localhost:8333/bucket"
 
 
 def test_values_are_cast(tmp_path: Path) -> None:

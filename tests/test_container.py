@@ -155,7 +155,7 @@ def test_without_a_dotenv_the_store_brought_along_is_used(bundled: Services) -> 
 def test_a_dotenv_points_it_at_aws(at_aws: Services) -> None:
     config = Config.from_mapping(at_aws["app"]["environment"])
     assert config.S3_ENDPOINT_URL is None
-    assert config.S3_BUCKET_BASE_URL == "https://photos.s3.us-east-1.amazonaws.com"
+    assert config.bucket_base_url == "https://photos.s3.us-east-1.amazonaws.com"
     assert config.AWS_ACCESS_SECRET == "aws-secret"
 
 

@@ -12,7 +12,8 @@ from checksum import Crc64Nvme
 from config import MIB, Config
 from embedded import free_port
 from file import upload_file
-from store import ObjectInfo, Store
+from s3_requests import ObjectInfo
+from store import Store
 from tests.stack import Service, wait_for
 
 SIZE = 5 * 1024 * MIB + 12_345

@@ -19,7 +19,8 @@ from config import Config
 from errors import BytesLost, StoreError
 from file import rename_file
 from parts import PartsUpload
-from store import ObjectInfo, Store
+from s3_requests import ObjectInfo
+from store import Store
 from tasks import AHEAD_BYTES
 from tests.stack import BUCKET, RedisServer, S3Server, Web, wait_for
 from tests.test_file import info_of

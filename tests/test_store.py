@@ -14,7 +14,8 @@ from checksum import Crc64Nvme
 from config import MIB, Config
 from errors import StoreError, StoreRefused
 from parts import PartsUpload
-from store import ObjectInfo, Store
+from s3_requests import ObjectInfo
+from store import Store
 
 UPLOAD = "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
 
@@ -88,8 +89,11 @@ def store(double: Double) -> Iterator[Store]:
     store.client.close()
 
 
+SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+
+
 def error(code: str) -> str:
-    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>secret words</Message></Error>"
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>some\twords\nof S3, with {SECRET}</Message></Error>"
 
 
 INFO = ObjectInfo("key", "text/plain", 5, "AAAAAAAAAAA=")
@@ -109,7 +113,15 @@ INFO = ObjectInfo("key", "text/plain", 5, "AAAAAAAAAAA=")
         (403, "AccessDenied", StoreRefused, "denies"),
         (403, "InvalidAccessKeyId", StoreRefused, "credentials"),
         (412, "PreconditionFailed", StoreRefused, "other bytes"),
-        (400, "EntityTooLarge", StoreRefused, "EntityTooLarge"),
+        (400, "EntityTooLarge", StoreRefused, r"EntityTooLarge\): some words of S3, with \.\.\.$"),
+        (501, "NotImplemented", StoreRefused, "NotImplemented"),
+        (408, "", StoreError, "in time"),
+        (425, "TooEarly", StoreError, "again"),
+        (429, "TooManyRequests", StoreError, "slow down"),
+        (429, "RateLimitExceeded", StoreError, "slow down"),
+        (409, "OperationAborted", StoreError, "busy"),
+        (418, "Teapot", StoreRefused, "Teapot"),
+        (307, "TemporaryRedirect", StoreError, "S3_ENDPOINT_URL"),
     ],
 )
 def test_an_error_may_heal_or_not(
@@ -119,7 +131,8 @@ def test_an_error_may_heal_or_not(
     with pytest.raises(StoreError, match=said) as raised:
         store.put(io.BytesIO(b"hello"), INFO)
     assert type(raised.value) is kind
-    assert "secret words" not in raised.value.detail
+    assert SECRET not in raised.value.detail + raised.value.message
+    assert (raised.value.code, raised.value.s3_status) == (code or raised.value.code, status)
 
 
 def test_200_with_an_error_in_the_body_is_a_failure(double: Double, store: Store, tmp_path: Path) -> None:
@@ -135,17 +148,23 @@ def test_200_with_an_error_in_the_body_is_a_failure(double: Double, store: Store
 
 
 def test_200_without_an_object_is_a_failure(double: Double, store: Store) -> None:
-    with pytest.raises(StoreError, match="other bytes"):
+    with pytest.raises(StoreError, match="does not have them"):
         store.put(io.BytesIO(b"hello"), INFO)
 
 
-def test_parts_are_never_more_than_s3_takes(double: Double, store: Store, tmp_path: Path) -> None:
-    """For the largest object of S3, 5 TiB, a ten thousandth of it is not yet a part."""
-    size = 5 * 1024 * 1024 * MIB
+GIB = 1024 * MIB
+
+
+@pytest.mark.parametrize(
+    ("size", "part_bytes"),
+    [(31 * GIB, 32 * MIB), (32 * GIB, 32 * GIB // 1000 + 1), (5 * 1024 * GIB, 5 * GIB)],
+)
+def test_parts_are_a_thousand_at_most_where_parts_may_be_so_large(
+    store: Store, tmp_path: Path, size: int, part_bytes: int
+) -> None:
+    """Some stores take 1,000 parts; S3 takes no part of more than 5 GiB, and no object of more than 5 TiB."""
     path = tmp_path / "file"
     path.touch()
     upload = PartsUpload(store, path, "key", "text/plain", size)
-    for _ in range(size // 10_000 // MIB):
-        upload.update(bytes(MIB))
-    assert not double.parts
+    assert upload.part_bytes == part_bytes
     upload.give_up()
