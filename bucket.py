@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ class StoredObject(NamedTuple):
     """An object in the bucket."""
 
     key: str
-    modified_at: datetime
+    modified_at: datetime | None
+    """Some stores do not say; such an object is of no known age."""
 
 
 class Multipart(NamedTuple):
@@ -26,7 +27,7 @@ class Multipart(NamedTuple):
 
     key: str
     upload_id: str
-    initiated_at: datetime
+    initiated_at: datetime | None
 
 
 def check(store: Store) -> None:
@@ -72,8 +73,9 @@ def objects(store: Store, prefix: str) -> Iterator[StoredObject]:
     with translated_errors():
         pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=prefix)
         for page in pages:
-            for entry in page.get("Contents", []):
-                yield StoredObject(entry["Key"], entry["LastModified"])
+            for entry in _entries(page, "Contents"):
+                if "Key" in entry:
+                    yield StoredObject(entry["Key"], entry.get("LastModified"))
 
 
 def multiparts(store: Store, prefix: str) -> Iterator[Multipart]:
@@ -85,8 +87,20 @@ def multiparts(store: Store, prefix: str) -> Iterator[Multipart]:
     with translated_errors():
         pages = store.client.get_paginator("list_multipart_uploads").paginate(Bucket=store.bucket, Prefix=prefix)
         for page in pages:
-            for entry in page.get("Uploads", []):
-                yield Multipart(entry["Key"], entry["UploadId"], entry["Initiated"])
+            for entry in _entries(page, "Uploads"):
+                if "Key" in entry and "UploadId" in entry:
+                    yield Multipart(entry["Key"], entry["UploadId"], entry.get("Initiated"))
+
+
+def _entries(page: Mapping[str, Any], name: str) -> list[Any]:
+    """The entries of a page, each of which may lack fields.
+
+    Raises:
+        StoreError: it is no page of a listing, and must not be taken for an empty one.
+    """
+    if name not in page and not {"IsTruncated", "Bucket", "Name"} & page.keys():
+        raise StoreError("S3 gave a listing that cannot be read.")
+    return list(page.get(name, []))
 
 
 def abort(store: Store, upload: Multipart) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 from flask import Flask
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import with_appcontext
 
 import auth
 import bucket
@@ -16,8 +16,11 @@ from client_cli import upload, watch
 from config import CHECKSUM_MODES
 from doctor import examine
 from errors import StoreError
-from reconcile import findings
+from plain_errors import PlainCommand, PlainGroup
+from reconcile import Finding, comparisons
 from services import services
+
+NOT_MENDED = "not mended"
 
 
 def init_app(app: Flask) -> None:
@@ -26,7 +29,7 @@ def init_app(app: Flask) -> None:
         app.cli.add_command(command)
 
 
-@click.command("create-bucket")
+@click.command("create-bucket", cls=PlainCommand)
 @click.option("--public-read", is_flag=True, help="Let everyone read its objects.")
 @click.option("--wait", default=0.0, metavar="SECONDS", help="Keep trying for so long.")
 @with_appcontext
@@ -38,68 +41,74 @@ def create_bucket(public_read: bool, wait: float) -> None:
         try:
             bucket.make(ferry.store, ferry.config.AWS_REGION, public_read)
             return
-        except StoreError as error:
+        except StoreError:
             if time.monotonic() >= deadline:
-                raise click.ClickException(error.detail) from error
+                raise
             time.sleep(0.2)
 
 
-@click.command("set-lifecycle")
+@click.command("set-lifecycle", cls=PlainCommand)
 @click.option("--days", default=7, show_default=True, type=click.IntRange(1), help="Age of the abandoned.")
 @with_appcontext
 def set_lifecycle(days: int) -> None:
     """Let S3 itself abort multipart uploads that were abandoned."""
     ferry = services()
-    try:
-        bucket.set_lifecycle(ferry.store, ferry.config.S3_KEY_PREFIX, days)
-    except StoreError as error:
-        raise click.ClickException(error.detail) from error
+    bucket.set_lifecycle(ferry.store, ferry.config.S3_KEY_PREFIX, days)
 
 
-@click.command("s3-doctor")
+@click.command("s3-doctor", cls=PlainCommand)
 @with_appcontext
 def s3_doctor() -> None:
     """Try what the bucket really does, and tell which S3_CHECKSUM_MODE is safe."""
     config = services().config
     for mode in CHECKSUM_MODES[1:]:  # auto finds one of the others
         click.echo(f"S3_CHECKSUM_MODE={mode}")
-        try:
-            probes = []
-            for probe in examine(config, mode):
-                probes.append(probe)
-                click.echo(f"  {'yes' if probe.passed else 'NO ':3}  {probe.question}")
-        except StoreError as error:
-            raise click.ClickException(error.detail) from error
+        probes = []
+        for probe in examine(config, mode):
+            probes.append(probe)
+            click.echo(f"  {'yes' if probe.passed else 'NO ':3}  {probe.question}")
         if all(probe.passed for probe in probes):
             click.echo(f"Safe: S3_CHECKSUM_MODE={mode}")
             return
     raise click.ClickException("No mode is safe with this store.")
 
 
-@click.command("reconcile")
+@click.command("reconcile", cls=PlainCommand)
 @click.option("--apply", is_flag=True, help="Mend what can be mended, instead of only reporting it.")
 @click.option("--grace", default=3600, show_default=True, metavar="SECONDS", help="Leave alone what is younger.")
 @with_appcontext
 def reconcile(apply: bool, grace: int) -> None:
     """Tell where spool, database and bucket disagree."""
-    count = 0
-    try:
-        for finding in list(findings(timedelta(seconds=grace))):
-            count += 1
-            if finding.mend is None:
-                outcome = "look at it"
-            elif apply:
-                finding.mend()
-                outcome = "mended"
-            else:
-                outcome = "would be mended by --apply"
-            click.echo(f"{finding.kind}: {finding.name} ({outcome})")
-    except StoreError as error:
-        raise click.ClickException(error.detail) from error
+    count, failed = 0, False
+    for name, found in comparisons(timedelta(seconds=grace)).items():
+        try:
+            for finding in found:
+                count += 1
+                outcome = _outcome(finding, apply)
+                failed |= outcome.startswith(NOT_MENDED)
+                click.echo(f"{finding.kind}: {finding.name} ({outcome})")
+        except StoreError as error:
+            failed = True
+            click.echo(f"{name} cannot be listed here: {error.detail}", err=True)
     click.echo(f"{count} found.")
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
-keys = AppGroup("keys", help="API keys: who may use the service.")
+def _outcome(finding: Finding, apply: bool) -> str:
+    """Mend it, if told so and possible; the answer is what became of it."""
+    if finding.mend is None:
+        return "look at it"
+    if not apply:
+        return "would be mended by --apply"
+    try:
+        finding.mend()
+    except StoreError as error:
+        return f"{NOT_MENDED}: {error.detail}"
+    return "mended"
+
+
+keys = PlainGroup("keys", help="API keys: who may use the service.")
 
 
 @keys.command("create")
@@ -129,7 +138,7 @@ def revoke_key(key_id: str) -> None:
         raise click.ClickException("There is no live key with this id.")
 
 
-hooks = AppGroup("webhooks", help="Messages about files to WEBHOOK_URL.")
+hooks = PlainGroup("webhooks", help="Messages about files to WEBHOOK_URL.")
 
 
 @hooks.command("list")

@@ -9,8 +9,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
+import click
 from celery import Celery, Task
 from kombu import Queue
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 from urllib3.util import parse_url
 
 KIB = 1024
@@ -21,14 +24,17 @@ CLAMD = re.compile(r"unix:/.+|[^/]+:(?P<port>\d{1,5})", re.ASCII)
 MAX_PORT = 65_535
 CHECKSUM_MODES = ("auto", "crc64nvme", "readback")
 ADDRESSING_STYLES = ("auto", "path", "virtual")
+# As botocore takes them: other values would fail each request.
+BUCKET_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[!-~]+", re.ASCII)
+REGION = re.compile(r"(?!\d+$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 AUTH_MODES = ("required", "open")
 LOG_FORMATS = ("json", "text")
 LOG_LEVELS = ("debug", "info", "warning")
 WEBHOOK_SECRET_PREFIX = "whsec_"
 
 
-class ConfigError(ValueError):
-    """A setting is missing or has a value that cannot be used."""
+class ConfigError(click.ClickException, ValueError):
+    """A setting is missing or has a value that cannot be used; `flask` tells it in one line."""
 
 
 def _integer(text: str) -> int:
@@ -131,10 +137,27 @@ class Config:
             raise ConfigError("S3_KEY_PREFIX must be folders such as uploads/ with a slash at the end.")
         if self.CLAMD_ADDRESS and not _is_clamd(self.CLAMD_ADDRESS):
             raise ConfigError("CLAMD_ADDRESS must be host:port or unix:/path.")
+        self._check_places()
         if self.WEBHOOK_URL and not _is_web_address(self.WEBHOOK_URL):
             raise ConfigError("WEBHOOK_URL must be an http:// or https:// address, without a user's name in it.")
         if self.WEBHOOK_URL and not _is_webhook_secret(self.WEBHOOK_SECRET or ""):
             raise ConfigError("WEBHOOK_SECRET must be whsec_ and the base64 of 24 to 64 random bytes.")
+
+    def _check_places(self) -> None:
+        for name in ("S3_ENDPOINT_URL", "S3_PUBLIC_ENDPOINT_URL"):
+            if getattr(self, name) and not _is_web_address(getattr(self, name)):
+                raise ConfigError(f"{name} must be an http:// or https:// address, without a user's name in it.")
+        if not BUCKET_NAME.fullmatch(self.S3_BUCKET_NAME):
+            raise ConfigError("S3_BUCKET_NAME must be the name or the ARN of a bucket.")
+        if not REGION.fullmatch(self.AWS_REGION):
+            raise ConfigError("AWS_REGION must be the name of a region, such as eu-central-1, auto or garage.")
+        if not _has_driver(self.SQLALCHEMY_DATABASE_URI):
+            raise ConfigError(
+                "SQLALCHEMY_DATABASE_URI must be an address such as postgresql+psycopg://user@host/database"
+                " of a database whose driver is installed."
+            )
+        if "://" not in self.CELERY_BROKER_URL:
+            raise ConfigError("CELERY_BROKER_URL must be an address such as redis://host:6379/0.")
 
     @property
     def addressing_style(self) -> str:
@@ -198,6 +221,14 @@ def _is_web_address(text: str) -> bool:
     except ValueError:
         return False
     return url.scheme in ("http", "https") and bool(url.host) and not url.auth
+
+
+def _has_driver(uri: str) -> bool:
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except (ArgumentError, ImportError):  # of SQLAlchemy's errors, NoSuchModuleError is an ArgumentError
+        return False
+    return True
 
 
 def _is_webhook_secret(text: str) -> bool:

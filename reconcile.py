@@ -28,20 +28,23 @@ class Finding(NamedTuple):
     mend: Callable[[], object] | None
 
 
-def findings(grace: timedelta) -> Iterator[Finding]:
+def comparisons(grace: timedelta) -> dict[str, Iterator[Finding]]:
     """Compare everything, and tell what disagrees for longer than the grace.
 
     An object or unfinished upload without a row is only ever mended under a key prefix of our own: without one,
     another service may have put it there.
 
-    Raises:
-        StoreError: S3 does not answer.
+    Returns:
+        The findings, by the name of what is compared; each is made while it is read, and raises StoreError on its
+        own if S3 does not list it.
     """
     before = utcnow() - grace
-    yield from _spool_without_row(grace)
-    yield from _rows_without_bytes(before)
-    yield from _objects(before)
-    yield from _multiparts(before)
+    return {
+        "The spool": _spool_without_row(grace),
+        "The rows": _rows_without_bytes(before),
+        "Objects": _objects(before),
+        "Unfinished uploads": _multiparts(before),
+    }
 
 
 def _spool_without_row(grace: timedelta) -> Iterator[Finding]:
@@ -73,7 +76,7 @@ def _objects(before: datetime) -> Iterator[Finding]:
         known = _keys(entry.key for entry in batch)
         listed |= known
         for entry in batch:
-            if entry.key not in known and entry.modified_at <= before:
+            if entry.key not in known and _is_before(entry.modified_at, before):
                 mend = partial(store.delete, entry.key) if _prefix() else None
                 yield Finding("object without a row", entry.key, mend)
     complete = select(File.key).where(
@@ -95,11 +98,16 @@ def _multiparts(before: datetime) -> Iterator[Finding]:
         for entry in batch:
             row = rows.get(entry.key)
             running = row is not None and row.upload_status == UploadStatus.PROCESSING
-            if running or entry.initiated_at > before:
+            if running or not _is_before(entry.initiated_at, before):
                 continue
             ours = row is not None or _prefix()
             mend = partial(bucket.abort, store, entry) if ours else None
             yield Finding("unfinished upload that nobody works on", entry.key, mend)
+
+
+def _is_before(moment: datetime | None, before: datetime) -> bool:
+    """Returns False for an unknown moment: what may be new is left alone."""
+    return moment is not None and moment <= before
 
 
 def _prefix() -> str:

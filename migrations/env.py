@@ -3,12 +3,16 @@
 from alembic import context
 from flask import current_app
 
+from plain_errors import plain_errors
+
 db = current_app.extensions["migrate"].db
 
 
 def run() -> None:
     """Bring the database to the wanted revision; SQLite alters a table by copying it."""
-    with db.engine.connect() as connection:
+    with plain_errors():
+        connection = db.engine.connect()
+    with connection:
         context.configure(
             connection=connection,
             target_metadata=db.metadata,

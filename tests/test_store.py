@@ -93,7 +93,8 @@ SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 
 def error(code: str) -> str:
-    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>some\twords\nof S3, with {SECRET}</Message></Error>"
+    message = f"some\twords\nof S3, with {SECRET}"
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
 
 
 INFO = ObjectInfo("key", "text/plain", 5, "AAAAAAAAAAA=")
