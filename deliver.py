@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import random
-import threading
-import time
+from io import BytesIO
 from typing import Any, BinaryIO, TypeAlias
 
 from sqlalchemy import Row
@@ -14,23 +14,19 @@ import bucket
 import logs
 from database import new_id, utcnow
 from errors import BytesLost, ScannerAway, StoreError, StoreRefused, UploadError
-from file import Uploaded, adopt_file, digest_file, opened, process_file_to_stream, upload_file
+from file import Uploaded, adopt_file, digest_file, upload_file
+from lease import Heartbeat, LeaseLost
 from metrics import metrics
 from models import File, UploadStatus
 from parts import PartsUpload
 from s3_requests import ObjectInfo
-from services import services, this_app
+from services import services
 
 log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
-PROGRESS_SECONDS = 1.0
 Source: TypeAlias = str | PartsUpload | None
 UNEXPECTED = "The delivery failed unexpectedly."
-
-
-class LeaseLost(Exception):
-    """Another run has taken the row over."""
 
 
 def deliver(file_id: str, stream: Source = None, retry: bool = True) -> UploadError | None:
@@ -50,37 +46,39 @@ def deliver(file_id: str, stream: Source = None, retry: bool = True) -> UploadEr
 
 def _deliver(file_id: str, stream: Source, retry: bool) -> UploadError | None:
     ferry = services()
-    owner = new_id()
+    run_id = new_id()
     here = ferry.spool.id if stream is None else None
-    row = File.claim(file_id, owner, ferry.config.LEASE_SECONDS, here)
+    row = File.claim(file_id, run_id, ferry.config.LEASE_SECONDS, here)
     if row is None:
         log.info("file %s needs no delivery by this run", file_id)
         return None
-    ferry.leases[file_id] = owner
+    ferry.leases[file_id] = run_id
     try:
         with metrics().run.labels(row.mode).time():
-            return _run(row, owner, stream, retry)
+            return _run(row, run_id, stream, retry)
     finally:
         ferry.leases.pop(file_id, None)
         ferry.bell.ring()
 
 
-def _run(row: Row[Any], owner: str, stream: Source, retry: bool) -> UploadError | None:
+def _run(row: Row[Any], run_id: str, stream: Source, retry: bool) -> UploadError | None:
     try:
-        uploaded = _send(row, owner, stream)
+        uploaded = _send(row, run_id, stream)
+    except LeaseLost:
+        _leave_to_others(row)
     except UploadError as error:
         log.warning("file %s was not delivered: %s", row.id, error.detail)
         if retry:  # else it is the answer to a request, and counted there
             metrics().failed(type(error).__name__)
-        if _fail(row, owner, error.detail, _attempts_for(error) if retry else 1):
+        if _fail(row, run_id, error.detail, _attempts_for(error) if retry else 1):
             error.file_id = row.id
             return error
     except Exception:
         log.exception("file %s was not delivered", row.id)
         metrics().failed("Unexpected")
-        _fail(row, owner, UNEXPECTED, services().config.MAX_ATTEMPTS if retry else 1)
+        _fail(row, run_id, UNEXPECTED, services().config.MAX_ATTEMPTS if retry else 1)
     else:
-        _finish(row, owner, uploaded)
+        _finish(row, run_id, uploaded)
     return None
 
 
@@ -93,12 +91,12 @@ def backoff_seconds(attempts: int) -> float:
     return random.uniform(0.5, 1) * min(BACKOFF_CAP_SECONDS, 2.0 ** min(attempts, 20))
 
 
-def _send(row: Row[Any], owner: str, stream: Source) -> Uploaded:
+def _send(row: Row[Any], run_id: str, stream: Source) -> Uploaded:
     ferry = services()
     if row.attempts > ferry.config.MAX_ATTEMPTS:
         raise UploadError(f"Given up after {row.attempts - 1} attempts.")
     info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
-    beat = _Heartbeat(row, owner, ferry.config.LEASE_SECONDS)
+    beat = Heartbeat(row, run_id, ferry.config.LEASE_SECONDS)
     if isinstance(stream, PartsUpload):
         return Uploaded(stream.finish(info, beat), None)
     try:
@@ -114,14 +112,19 @@ def _send(row: Row[Any], owner: str, stream: Source) -> Uploaded:
 def _source(row: Row[Any], stream: str | None) -> BinaryIO:
     """The bytes, from the message or from the spool."""
     if stream is not None:
-        return opened(stream)
-    with services().spool.open(row.id) as spooled:
-        return opened(process_file_to_stream(spooled))
+        return BytesIO(base64.b64decode(stream, validate=True))
+    return services().spool.open(row.id)
 
 
-def _finish(row: Row[Any], owner: str, uploaded: Uploaded) -> None:
-    if not File.complete(row.id, owner, uploaded.url, uploaded.sha256):
-        log.warning("file %s was finished by another run, or erased", row.id)
+def _leave_to_others(row: Row[Any]) -> None:
+    """Another run has the row, or nobody wants the file any more: an ordinary event, but worth counting."""
+    log.info("file %s is left to the run that has taken it over, or was deleted", row.id)
+    metrics().failed(LeaseLost.__name__)
+
+
+def _finish(row: Row[Any], run_id: str, uploaded: Uploaded) -> None:
+    if not File.complete(row.id, run_id, uploaded.url, uploaded.sha256):
+        _leave_to_others(row)
         _leave_nothing_of_an_erased(row)
         return
     metrics().delivery.labels(row.mode).observe((utcnow() - row.created_at).total_seconds())
@@ -157,11 +160,11 @@ def _leave_nothing_of_an_erased(row: Row[Any]) -> None:
         services().store.delete(row.key)
 
 
-def _fail(row: Row[Any], owner: str, reason: str, attempts: int) -> bool:
-    """Give the row back for another attempt, if it has any left of so many; False if another run has it."""
-    if row.attempts >= attempts or utcnow() >= row.retry_until:
-        return File.fail(row.id, owner, reason)
-    if not File.give_back(row.id, owner, backoff_seconds(row.attempts), reason):
+def _fail(row: Row[Any], run_id: str, reason: str, max_attempts: int) -> bool:
+    """Return the row to PENDING if attempts remain, else fail it. Returns False if another run holds the lease."""
+    if row.attempts >= max_attempts or utcnow() >= row.retry_until:
+        return File.fail(row.id, run_id, reason)
+    if not File.give_back(row.id, run_id, backoff_seconds(row.attempts), reason):
         return False
     metrics().retries.labels(row.mode).inc()
     return True
@@ -172,27 +175,3 @@ def _attempts_for(error: UploadError) -> int:
     if isinstance(error, StoreRefused):
         return 2
     return services().config.MAX_ATTEMPTS if isinstance(error, StoreError | ScannerAway) else 1
-
-
-class _Heartbeat:
-    """Renews a run's lease and tells its progress as its bytes travel; called from the threads of the transfer."""
-
-    def __init__(self, row: Row[Any], owner: str, lease_seconds: float) -> None:
-        self._app = this_app()
-        self._row = row
-        self._lease = (row.id, owner, lease_seconds)
-        self._interval = min(PROGRESS_SECONDS, lease_seconds / 3)
-        self._next = time.monotonic() + self._interval
-        self._sent = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, sent_bytes: int) -> None:
-        with self._lock:
-            # What is sent again, after a failure inside one attempt, is not counted beyond the whole.
-            self._sent = min(self._sent + sent_bytes, self._row.size)
-            if time.monotonic() < self._next:
-                return
-            self._next = time.monotonic() + self._interval
-        with self._app.app_context():
-            if not File.renew(*self._lease, self._sent):
-                raise LeaseLost

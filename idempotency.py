@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from database import UtcDateTime, db, new_id, transaction, utcnow
 from errors import Conflict, InvalidUpload, KeyReused
+from every import Every
 
 MAX_KEY = 255
 KEEP = timedelta(days=7)
@@ -46,7 +46,7 @@ class Scope:
         self._key = key
         self._owner = new_id()
         self._lease = timedelta(seconds=lease_seconds)
-        self._next_renewal = time.monotonic() + lease_seconds / 3
+        self._renewals = Every(lease_seconds / 3)
 
     def begin(self) -> None:
         """Take the key, or find the request that had it earlier.
@@ -72,8 +72,7 @@ class Scope:
 
     def renew(self) -> None:
         """Keep the key while the body arrives; call it as often as you like."""
-        if self._key and time.monotonic() >= self._next_renewal:
-            self._next_renewal = time.monotonic() + self._lease.total_seconds() / 3
+        if self._key and self._renewals.due():
             self._change_now(IdempotencyKey.owner == self._owner, due_at=utcnow() + self._lease)
 
     def match(self, fingerprint: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class PartsUpload:
         self._sent = 0
         self._told = 0
         self._counting = threading.Lock()
+        self._is_given_up = False
         self._start(store.features)
 
     def _start(self, features: Features) -> None:
@@ -97,6 +98,7 @@ class PartsUpload:
 
     def give_up(self) -> None:
         """Leave nothing unfinished in S3, and wait until that is done; does nothing after a success."""
+        self._is_given_up = True
         self._sender.shutdown(cancel_futures=True)
         self._file.close()
         self._take_back()
@@ -131,6 +133,9 @@ class PartsUpload:
         return self._store.put_part(self._key, begun.result(), number, section, crc.text(), self._features)
 
     def _count(self, sent: int) -> None:
+        """Count what a running part has read to send, or end it if nobody waits for it any more."""
+        if self._is_given_up:
+            raise CancelledError  # which botocore lets pass; after anything else it would send the part again
         with self._counting:
             self._sent += sent
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from config import Config
 from database import UtcDateTime, db, transaction, utcnow
 from errors import Conflict, LengthRequired, LimitReached
+from every import Every
 from models import File
 
 IN_FLIGHT_SECONDS = 5
@@ -51,7 +51,7 @@ class Hold:
         self._in_flight = config.KEY_FILES_IN_FLIGHT
         self._lease = timedelta(seconds=config.LEASE_SECONDS)
         self.is_limited = config.AUTH == "required" and bool(self._bytes_per_day or self._in_flight)
-        self._next_renewal = time.monotonic() + config.LEASE_SECONDS / 3
+        self._renewals = Every(config.LEASE_SECONDS / 3)
 
     def begin(self, size: int) -> None:
         """Reserve so many bytes, and one file.
@@ -75,8 +75,7 @@ class Hold:
 
     def renew(self) -> None:
         """Keep it while the body arrives; call it as often as you like."""
-        if self.is_limited and time.monotonic() >= self._next_renewal:
-            self._next_renewal = time.monotonic() + self._lease.total_seconds() / 3
+        if self.is_limited and self._renewals.due():
             mine = update(Reservation).where(Reservation.id == self._id)
             with transaction() as connection:
                 connection.execute(mine.values(due_at=utcnow() + self._lease))

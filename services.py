@@ -33,7 +33,7 @@ class Services:
     scanner: Scanner | None
     """What must find nothing in a file before it is delivered, if there is one."""
     leases: dict[str, str] = field(default_factory=dict)
-    """The runs of this process: File id to lease owner."""
+    """The runs of this process: File id to the run's id."""
 
 
 def init_app(app: Flask, config: Config) -> None:

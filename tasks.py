@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Callable
 from contextvars import copy_context
@@ -14,7 +15,6 @@ from sqlalchemy.exc import SQLAlchemyError
 import logs
 from config import MIB, spool_queue
 from deliver import deliver, take_digest
-from file import process_file_to_stream
 from models import File, FileRow
 from parts import PartsUpload
 from receive import Received
@@ -97,7 +97,7 @@ class CeleryRun(Run):
         payload, queue = None, spool_queue(row.spool_id)
         if row.size <= ferry.config.CELERY_INLINE_MAX_BYTES:
             with ferry.spool.open(row.id) as spooled:
-                payload = process_file_to_stream(spooled, to_utf8=True)
+                payload = base64.b64encode(spooled.read()).decode()
             queue = ferry.celery.conf.task_default_queue
         try:
             ferry.celery.send_task(upload_task.name, (row.id, payload), queue=queue, headers=logs.subject())
