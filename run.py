@@ -11,22 +11,20 @@ import sysconfig
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from dotenv import load_dotenv
-from honcho import manager as honcho
 
 import embedded
 from config import Config, ConfigError, is_given
+from processes import Manager
 
 READY_SECONDS = 60
-STOP_SECONDS = 20  # gunicorn and Celery may finish what runs; honcho kills after this
 S3_PORT = 8333
 REDIS_PORT = 6390
 BUCKET = "ferryman"
 SHELL_FILE = "env.sh"
-LEANING = ("web", "worker")
 LOOPBACK = ("", "127.0.0.1", "localhost", "::1")
 TRACES = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -34,33 +32,6 @@ TRACES = {
     "OTEL_LOGS_EXPORTER": "none",
     "OTEL_SERVICE_NAME": "ferryman",
 }
-
-
-class Manager(honcho.Manager):  # type: ignore[misc]
-    """honcho's manager, but one that can be stopped while it starts, and stops what leans on others first."""
-
-    _stopping = False
-
-    def terminate(self) -> None:
-        """Stop every process in order."""
-        if not self._stopping:
-            self._stopping = True
-            threading.Thread(target=self._stop_in_order).start()
-
-    def _stop_in_order(self) -> None:
-        _wait_until(self._all_started)
-        processes = self._processes.items()
-        leaning = [process for name, process in processes if name in LEANING]
-        for process in leaning:
-            if "returncode" not in process:
-                self._procmgr.terminate(process["pid"])
-        _wait_until(lambda: all("returncode" in process for process in leaning))
-        super().terminate()
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.05)
 
 
 def main() -> int:
@@ -81,7 +52,6 @@ def main() -> int:
     if config.AUTH == "open" and os.environ.get("HOST", "") not in LOOPBACK:
         return _refuse("without keys it stays on this machine; for other addresses set AUTH=required")
     shutil.rmtree(data / "metrics", ignore_errors=True)  # of processes that are gone
-    honcho.KILL_WAIT = STOP_SECONDS
     manager = Manager()
     environment = {
         **TRACES,
@@ -104,8 +74,7 @@ def main() -> int:
     manager.loop()
     if s3_port:
         embedded.remove_seaweed_sockets(s3_port)
-    stopped_by_user = manager.returncode in (130, 143)
-    return 0 if stopped_by_user else 1
+    return 0 if manager.was_stopped_by_user else 1
 
 
 def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, embedded.Server], dict[str, str]]:

@@ -13,6 +13,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,13 +170,37 @@ def shell_knows_the_parts(run: Run) -> None:
     assert result.stdout == f"http://localhost:{run.port}\n"
 
 
-def test_a_part_that_dies_ends_it_and_nothing_stays(run: Run) -> None:
+def test_a_part_that_dies_is_started_again_and_uploads_go_on(run: Run) -> None:
     process = run.start()
     wait_for(lambda: is_ready(run, process), 60, "ready line")
-    subprocess.run(["pkill", "-KILL", "-f", f"valkey.*{run.data}"], check=False)
-    subprocess.run(["pkill", "-KILL", "-f", f"weed.*{run.data}"], check=True)
-    assert process.wait(40) == 1
+    address = f"http://localhost:{run.port}"
+    for part in ("worker", "web", "redis", "s3"):
+        restarted(run, part)
+        for mode in ("async", "celery"):
+            wait_for(partial(goes_through, address, mode), 60, f"{mode} upload after the end of {part}")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(40) == 0
     assert run.processes() == {}
+
+
+def restarted(run: Run, part: str) -> None:
+    """Kill a part, and wait until it is started again."""
+    [pid] = re.findall(rf"{part} started \(pid=(\d+)\)", run.text())
+    os.kill(int(pid), signal.SIGKILL)
+    wait_for(lambda: f"{part} has ended by itself; restart 1 of 5" in run.text(), 20, "restart")
+    wait_for(lambda: run.text().count(f"{part} started (pid=") == 2, 20, "start")
+
+
+def goes_through(address: str, mode: str) -> bool:
+    """Whether a file is accepted and delivered."""
+    with suppress(requests.RequestException):
+        answer = requests.post(f"{address}/{mode}_upload", files={"file": ("a.txt", b"hello")}, timeout=5)
+        row = f"{address}{answer.headers.get('Location')}"
+        return answer.status_code == 202 and bool(
+            wait_for(lambda: requests.get(row, timeout=5).json()["upload_status"] == "COMPLETE", 40, row)
+        )
+    return False
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.3, 0.6, 1.5])
