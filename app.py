@@ -11,6 +11,7 @@ from flask_migrate import Migrate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import auth
+import background
 import cli
 import content
 import database
@@ -55,7 +56,8 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     logs.init_app(app)
     headers.init_app(app)
     metrics.init_app(app, RUNS)
-    threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 1  # requests, deliveries, webhooks, the sweep
+    threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 3  # requests, deliveries, and all loops
+    background.init_app(app)
     database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, database.db)
     services.init_app(app, config)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import Row
 
 import bucket
+from background import for_each
 from errors import StoreError
 from models import File
 from services import services
 
 log = logging.getLogger(__name__)
+
+TURN_SECONDS = 20.0  # a slow S3 must not keep the other housekeeping waiting
 
 
 def erase(row: Row[Any]) -> bool:
@@ -24,14 +30,23 @@ def erase(row: Row[Any]) -> bool:
     if not File.erase(row.id, row.owner):
         return False
     if not row.lease_owner:
-        _remove(row)
+        try:
+            _remove(row)
+        except Exception:  # the file is erased already, and the answer says so
+            log.exception("what is left of the erased file %s is left to the sweep", row.id)
     return True
 
 
 def remove_erased() -> None:
-    """Remove what is left of the erased files that no run has any more."""
-    for row in File.erased(services().spool.id):
-        _remove(row)
+    """Remove what is left of the erased files that no run has any more, as far as time allows.
+
+    Raises:
+        ExceptionGroup: what failed unexpectedly.
+    """
+    deadline = time.monotonic() + TURN_SECONDS
+    rows = list(File.erased(services().spool.id))
+    random.shuffle(rows)  # so that those that fail do not always come first
+    for_each(_remove, takewhile(lambda _: time.monotonic() < deadline, rows))
 
 
 def _remove(row: Row[Any]) -> None:

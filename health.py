@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 import auth
+import background
 import bucket
 from database import db, utcnow
 from errors import ScannerAway, StoreError
@@ -22,7 +23,7 @@ from services import services
 log = logging.getLogger(__name__)
 bp = Blueprint("health", __name__)
 
-FAILURES = (SQLAlchemyError, StoreError, ScannerAway, OperationalError, RedisError)
+FAILURES = (SQLAlchemyError, StoreError, ScannerAway, OperationalError, RedisError, background.Silent)
 
 
 @bp.get("/healthz")
@@ -38,7 +39,7 @@ def healthz() -> Response:
 @bp.get("/readyz")
 @auth.public
 def readyz() -> tuple[Response, HTTPStatus]:
-    """Check database, bucket and broker, and tell how long the oldest undelivered file has waited.
+    """Check database, bucket, broker and background loops; tell how long the oldest undelivered file has waited.
     ---
     get: {operationId: getReadiness, tags: [Service], responses: {200: Ready, 503: NotReady}}
     """
@@ -46,6 +47,7 @@ def readyz() -> tuple[Response, HTTPStatus]:
         "database": _passes(_check_database),
         "bucket": _passes(_check_bucket),
         "broker": _passes(_check_broker),
+        "loops": _passes(background.check),
     }
     if scanner := services().scanner:
         checks["scanner"] = _passes(scanner.ping)
@@ -62,8 +64,9 @@ def readyz() -> tuple[Response, HTTPStatus]:
 def _passes(check: Callable[[], None]) -> bool:
     try:
         check()
-    except FAILURES as error:
-        log.warning("%s failed: %s", check.__name__, error)
+    except Exception as error:  # whatever it is, the part does not answer as it should
+        trace = None if isinstance(error, FAILURES) else error
+        log.warning("%s failed: %s", check.__name__, error, exc_info=trace)
         return False
     return True
 

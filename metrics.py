@@ -11,6 +11,7 @@ from flask import Flask, current_app
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400)
+LOOPS = ("sweep", "clean", "webhooks", "events")
 
 
 class Metrics:
@@ -51,6 +52,15 @@ class Metrics:
             registry=registry,
         )
 
+        self.loop_failures = Counter(
+            "ferryman_loop_failures",
+            "Turns of background loops that failed; the loop goes on.",
+            ["loop"],
+            registry=registry,
+        )
+
+        for loop in LOOPS:
+            self.loop_failures.labels(loop)
         for mode in modes:  # from the start, since a rate needs the 0 before the first 1
             for instrument in (self.uploads, self.bytes, self.accept, self.delivery, self.run, self.retries):
                 instrument.labels(mode)
@@ -62,7 +72,7 @@ class Metrics:
         self.accept.labels(mode).observe(seconds)
 
     def failed(self, cause: str) -> None:
-        """Count an error; its cause is the name of an UploadError's class, `Database` or `Unexpected`."""
+        """Count an error; its cause is the name of an error's class, `Database` or `Unexpected`."""
         self.errors.labels(cause).inc()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from http import HTTPStatus
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 import urllib3
 from flask import Flask
 from sqlalchemy import Row
-from sqlalchemy.exc import SQLAlchemyError
 from standardwebhooks import Webhook as Signer
 from urllib3.exceptions import HTTPError
 
 import webhooks
+from background import Loop
 from config import Config
 from database import utcnow
 
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 SENDERS = 4  # so that one slow answer does not hold up the others
 LOOK_SECONDS = 1.0
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
-LEASE_SECONDS = 60.0  # longer than any attempt
+SEND_LEASE_SECONDS = 60.0  # longer than any attempt
 STOP_SECONDS = 2.0  # with what deliveries may take, less than gunicorn's graceful_timeout
 MINUTE, HOUR = 60, 3600
 PAUSES = (5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR)
@@ -44,45 +43,41 @@ class Sender:
 
     def __init__(self, app: Flask) -> None:
         config: Config = app.extensions["ferryman"].config
-        self._app = app
         self._url, self._secret = config.WEBHOOK_URL or "", config.WEBHOOK_SECRET or ""
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._http = urllib3.PoolManager(timeout=timeout, retries=False, maxsize=SENDERS)
-        self._stopping = threading.Event()
-        senders = range(SENDERS if self._url else 0)
-        self._threads = [threading.Thread(target=self._run, name=f"webhook-{i}", daemon=True) for i in senders]
+        senders = SENDERS if self._url else 0
+        self._loops = [Loop(app, "webhooks", self.send_one, LOOK_SECONDS) for _ in range(senders)]
 
     def start(self) -> None:
         """Send at once what is due, and then again and again."""
-        for thread in self._threads:
-            thread.start()
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
         """Begin nothing more; what a slow receiver does not answer soon is sent again when its lease is over."""
-        self._stopping.set()
+        for loop in self._loops:
+            loop.stop()
         deadline = time.monotonic() + STOP_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for loop in self._loops:
+            loop.stop(max(0.0, deadline - time.monotonic()))
 
-    def send_due(self) -> None:
-        """Send what is due, one after the other."""
-        while not self._stopping.is_set() and (message := webhooks.claim(LEASE_SECONDS)):
+    def send_one(self) -> bool:
+        """Send a message that is due. Returns False if there is none."""
+        message = webhooks.claim(SEND_LEASE_SECONDS)
+        if message:
             self._send(message)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            with self._app.app_context():
-                try:
-                    self.send_due()
-                except SQLAlchemyError as error:
-                    log.warning("webhooks cannot be read or written now: %s", error)
-            self._stopping.wait(LOOK_SECONDS)
+        return message is not None
 
     def _send(self, message: Row[Any]) -> None:
         try:
             status = self._post(message)
         except HTTPError as error:
             self._fail(message, f"No answer ({type(error).__name__}).")  # its text would show the address
+            return
+        except Exception:  # else the message would be due again and again, without ever being given up
+            log.exception("webhook %s cannot be sent", message.id)
+            self._fail(message, "It cannot be sent.")
             return
         if 200 <= status < 300:
             webhooks.succeed(message)

@@ -79,7 +79,7 @@ EVENT: Piece = {
     **{name: or_null(FILE[name]) for name in ("name", "mode", "size")},
 }
 CHECK = text("Whether that part answers.", "ok", enum=["ok", "failed"])
-PARTS = ("database", "bucket", "broker", "scanner")
+PARTS = ("database", "bucket", "broker", "loops", "scanner")
 
 SCHEMAS: dict[str, Piece] = {
     "File": record("An upload, and where it stands.", FILE),

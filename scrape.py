@@ -12,6 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 import auth
+import background
 from database import utcnow
 from metrics import metrics
 from models import File
@@ -53,6 +54,14 @@ class Present(Collector):
         yield _gauge("ferryman_oldest_undelivered_seconds", "Age of the oldest file on its way.", waited)
         yield _gauge("ferryman_spool_bytes", "Bytes in the spool.", ferry.spool.used_bytes())
         yield _gauge("ferryman_pool_files", "Files that the pool of the answering process holds.", ferry.pool.held)
+        loops = GaugeMetricFamily(
+            "ferryman_loop_last_turn_seconds",
+            "Time since a background loop of the answering process last completed a turn.",
+            labels=["loop"],
+        )
+        for name, seconds in background.silent_seconds().items():
+            loops.add_metric([name], seconds)
+        yield loops
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Nothing, so that registering asks nobody."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from datetime import timedelta
 
 from flask import Flask
-from sqlalchemy.exc import SQLAlchemyError
 
 import events
 import idempotency
 import quota
 import webhooks
+from background import Loop, for_each
 from database import utcnow
 from deliver import take_digest
 from erase import remove_erased
@@ -24,13 +22,12 @@ from tasks import submit
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
-BACKLOG_SECONDS = 0.05  # while more is due than was taken
 CLEAN_SECONDS = 10.0
 STOP_SECONDS = 10.0  # less than gunicorn's graceful_timeout
 
 
 def sweep() -> bool:
-    """Take what is due and belongs to this spool, as the pool has room for it; True if more may be due."""
+    """Submit this spool's due files while the pool has room. Returns True if more may be waiting."""
     ferry = services()
     free = ferry.pool.threads - ferry.pool.held
     room = 0 if ferry.pool.is_full else max(1, free)
@@ -38,10 +35,20 @@ def sweep() -> bool:
     for file_id in found:
         log.info("file %s is due, and swept", file_id)
         submit(file_id)
-    return 0 < free == len(found)
+    return 0 < free == len(found)  # as many as there was room for
 
 
-def clean() -> None:
+def clean() -> bool:
+    """Do all housekeeping, also when some of it fails. Returns False: no more is waiting.
+
+    Raises:
+        ExceptionGroup: what failed.
+    """
+    for_each(lambda chore: chore(), CHORES)
+    return False
+
+
+def drop_spooled() -> None:
     """Drop the spool files that nobody needs: delivered ones, long failed ones, and half ones of dead writers."""
     ferry = services()
     ferry.spool.drop_abandoned_parts()
@@ -52,15 +59,20 @@ def clean() -> None:
             submit(row.id, take_digest)
         elif row.upload_status == UploadStatus.COMPLETE or outlived:
             ferry.spool.drop(row.id)
-    remove_erased()
-    idempotency.forget_old()
-    quota.forget_lapsed()
-    events.forget_old()
-    webhooks.forget_old()
+
+
+CHORES = (
+    drop_spooled,
+    remove_erased,
+    idempotency.forget_old,
+    quota.forget_lapsed,
+    events.forget_old,
+    webhooks.forget_old,
+)
 
 
 class Sweeper:
-    """Sweeps and cleans in a thread of its own, from the process's start to its stop.
+    """Sweeps and cleans from the process's start to its stop; in two threads, since cleaning may wait for S3.
 
     Args:
         app: the app whose spool and pool it uses.
@@ -68,34 +80,21 @@ class Sweeper:
 
     def __init__(self, app: Flask) -> None:
         self._app = app
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+        self._loops = (Loop(app, "sweep", sweep, SWEEP_SECONDS), Loop(app, "clean", clean, CLEAN_SECONDS))
 
     def start(self) -> None:
-        """Sweep at once, and then again and again."""
-        self._thread.start()
+        """Sweep and clean at once, and then again and again."""
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
         """Stop sweeping, let running deliveries finish, and give back what does not."""
-        self._stopping.set()
+        for loop in self._loops:
+            loop.stop()
         ferry: Services = self._app.extensions["ferryman"]
         with self._app.app_context():
             for file_id in ferry.pool.stop(STOP_SECONDS):
                 File.put_forward(file_id)
-            for file_id, owner in list(ferry.leases.items()):
+            for file_id, run_id in list(ferry.leases.items()):
                 log.info("file %s is given back", file_id)
-                File.give_back(file_id, owner, delay_seconds=0)
-
-    def _run(self) -> None:
-        next_clean = 0.0
-        while not self._stopping.is_set():
-            has_more = False
-            with self._app.app_context():
-                try:
-                    has_more = sweep()
-                    if time.monotonic() >= next_clean:
-                        clean()
-                        next_clean = time.monotonic() + CLEAN_SECONDS
-                except (SQLAlchemyError, OSError) as error:
-                    log.warning("the sweep failed, and tries again: %s", error)
-            self._stopping.wait(BACKLOG_SECONDS if has_more else SWEEP_SECONDS)
+                File.give_back(file_id, run_id, delay_seconds=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -12,13 +11,11 @@ from typing import Any
 
 from flask import Flask
 from sqlalchemy import Row
-from sqlalchemy.exc import SQLAlchemyError
 
 import events
+from background import Loop
 from bell import Bell
 from errors import Busy
-
-log = logging.getLogger(__name__)
 
 MAX_WATCHERS = 256  # a process has as many threads besides those for other requests
 BACKLOG = 1000
@@ -39,9 +36,10 @@ class Watcher:
         self._owner = owner
         self._file_id = file_id
         self._waiting: queue.Queue[Row[Any] | None] = queue.Queue(BACKLOG)
+        self._closing = False
 
     def offer(self, event: Row[Any]) -> bool:
-        """Hand it an event, if that is of its concern; False if it has let too many wait."""
+        """Queue the event if this watcher subscribes to it. Returns False if its queue is full."""
         is_of_concern = event.owner == self._owner and self._file_id in (None, event.file_id)
         if is_of_concern and event.id > self.after:
             try:
@@ -58,13 +56,14 @@ class Watcher:
         """
         taken: list[Row[Any]] = []
         with suppress(queue.Empty):
-            event = self._waiting.get(timeout=seconds)
-            while event is not None:
-                taken.append(event)
-                event = self._waiting.get_nowait()
-            if not taken:
-                raise Closed
-            self._waiting.put(None)  # the end, after these
+            while not self._closing:
+                event = self._waiting.get_nowait() if taken else self._waiting.get(timeout=seconds)
+                if event is None:
+                    self._closing = True
+                else:
+                    taken.append(event)
+        if self._closing and not taken:
+            raise Closed
         return taken
 
     def close(self) -> None:
@@ -91,7 +90,7 @@ class Hub:
         self._bell = bell
         self._lock = threading.Lock()
         self._watchers: set[Watcher] = set()
-        self._thread: threading.Thread | None = None
+        self._loop: Loop | None = None
         self._closed = False
         self._read_up_to = 0
 
@@ -135,23 +134,21 @@ class Hub:
 
     def _begin(self, app: Flask) -> None:
         with self._lock:
-            if self._thread is None:
+            if self._loop is None:
                 self._read_up_to = events.begin()
-                self._thread = threading.Thread(target=self._run, args=(app,), name="events", daemon=True)
-                self._thread.start()
+                self._loop = Loop(app, "events", self._turn, pause_seconds=0)  # the bell makes it wait
+                self._loop.start()
 
-    def _run(self, app: Flask) -> None:
-        while not self._closed:
-            try:
-                with app.app_context():
-                    rows = events.settled(events.read(self._read_up_to), self._read_up_to)
-                self._hand_out(rows)
-                if rows:
-                    time.sleep(GATHER_SECONDS)
-            except SQLAlchemyError as error:
-                log.warning("events cannot be read now: %s", error)
-            self._bell.wait()
-        self._bell.close()
+    def _turn(self) -> bool:
+        rows = events.settled(events.read(self._read_up_to), self._read_up_to)
+        self._hand_out(rows)
+        if rows:
+            time.sleep(GATHER_SECONDS)
+        self._bell.wait()
+        if self._closed and self._loop:
+            self._bell.close()
+            self._loop.stop()
+        return False
 
     def _hand_out(self, rows: Any) -> None:
         with self._lock:

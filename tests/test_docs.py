@@ -255,7 +255,7 @@ def test_the_figures_of_webhooks_are_those_of_the_code() -> None:
     units = ((3600, "h"), (60, "min"), (1, "s"))
     pauses = [next(f"{p // size} {unit}" for size, unit in units if p >= size) for p in notify.PAUSES]
     assert f"after {', '.join(pauses[:-1])} and {pauses[-1]}." in text
-    assert f"{notify.LEASE_SECONDS:.0f} s after it was taken" in text
+    assert f"{notify.SEND_LEASE_SECONDS:.0f} s after it was taken" in text
     assert f"within {notify.READ_SECONDS:.0f} seconds" in text
     assert (len(notify.PAUSES), webhooks.KEEP.days) == (9, 7)  # "ten attempts", "a week"
 

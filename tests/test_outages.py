@@ -68,7 +68,12 @@ def test_async_mode_accepts_and_the_row_says_why(sick_s3: tuple[Flask, str]) -> 
 def test_readiness_names_the_bucket(sick_s3: tuple[Flask, str]) -> None:
     client = sick_s3[0].test_client()
     assert client.get("/readyz").status_code == 503
-    assert read(client, "/readyz")["checks"] == {"database": "ok", "bucket": "failed", "broker": "ok"}
+    assert read(client, "/readyz")["checks"] == {
+        "database": "ok",
+        "bucket": "failed",
+        "broker": "ok",
+        "loops": "ok",
+    }
 
 
 @mock_aws

@@ -139,7 +139,9 @@ def end_a_file(app: Flask, lost: bool = False) -> str:
 
 def send(app: Flask) -> None:
     with app.app_context():
-        Sender(app).send_due()
+        sender = Sender(app)
+        while sender.send_one():
+            pass
 
 
 def make_due(app: Flask) -> None:
