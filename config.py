@@ -272,6 +272,8 @@ def make_celery(config: Config, spool_id: str, task_class: type[Task[..., Any]] 
         # A dead broker must not hold a request: the row waits in the database, the sweep delivers it.
         task_publish_retry=False,
         broker_connection_retry_on_startup=True,
+        # An error reply to a worker that waits, as in a failover, is one more reason to connect anew.
+        broker_channel_error_retry=True,
         broker_transport_options={
             "body_encoding": None,  # kombu would wrap the JSON body in base64 once more
             "socket_connect_timeout": 2,
