@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +62,7 @@ def translated_errors() -> Iterator[None]:
     """
     try:
         yield
-    except UploadError:
+    except (UploadError, CancelledError):  # the second ends a transfer from our side, and botocore lets it pass
         raise
     except Exception as error:
         raise translate(error) from error
