@@ -77,9 +77,7 @@ class Liar(Proxy):
 
     def _answer(self, link: Link, data: bytes) -> bool:
         line = link.request.partition(b"\r\n")[0]
-        is_housekeeping = line.startswith((b"DELETE ", b"HEAD ")) or (
-            line.startswith(b"GET ") and b"uploads" in line
-        )
+        is_housekeeping = line.startswith((b"DELETE ", f"HEAD /{BUCKET} ".encode())) or b"uploads" in line
         if self.lies is None or not is_housekeeping:
             return False
         here = f"http://127.0.0.1:{self.port}{line.split()[1].decode()}"
