@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from errors import StoreError
+from errors import StoreError, StoreRefused
 from s3_errors import translated_errors
 from store import Store
 
 LIFECYCLE_RULE = "ferryman-abandoned-multiparts"
+NO_LIFECYCLE = "This store has no lifecycle rules."
 
 
 class StoredObject(NamedTuple):
@@ -36,8 +40,13 @@ def check(store: Store) -> None:
     Raises:
         StoreError: it cannot, and why.
     """
-    with translated_errors():
-        store.client.head_bucket(Bucket=store.bucket)
+    try:
+        with translated_errors():
+            store.client.head_bucket(Bucket=store.bucket)
+    except StoreRefused:
+        # An answer to HEAD has no body; the one to a listing says what is refused.
+        with translated_errors():
+            store.client.list_objects_v2(Bucket=store.bucket, MaxKeys=1)
 
 
 def make(store: Store, region: str, public_read: bool = False) -> None:
@@ -76,6 +85,16 @@ def objects(store: Store, prefix: str) -> Iterator[StoredObject]:
             for entry in _entries(page, "Contents"):
                 if "Key" in entry:
                     yield StoredObject(entry["Key"], entry.get("LastModified"))
+
+
+def content_type(store: Store, key: str) -> str:
+    """The media type that S3 keeps of an object.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    with translated_errors():
+        return store.client.head_object(Bucket=store.bucket, Key=key)["ContentType"]
 
 
 def multiparts(store: Store, prefix: str) -> Iterator[Multipart]:
@@ -137,22 +156,56 @@ def set_lifecycle(store: Store, prefix: str, days: int) -> None:
         "Filter": {"Prefix": prefix},
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
     }
-    rules = [other for other in _rules(store) if other.get("ID") != LIFECYCLE_RULE]
-    with translated_errors():
-        store.client.put_bucket_lifecycle_configuration(
-            Bucket=store.bucket, LifecycleConfiguration={"Rules": [*rules, rule]}
-        )
+    others = [other for other in lifecycle_rules(store) if other.get("ID") != LIFECYCLE_RULE]
+    _put_rules(store, [*others, rule])
+    kept = [found.get("AbortIncompleteMultipartUpload") for found in lifecycle_rules(store)]
+    if rule["AbortIncompleteMultipartUpload"] not in kept:
+        raise StoreRefused(NO_LIFECYCLE)
 
 
-def _rules(store: Store) -> list[Any]:
+def lifecycle_rules(store: Store) -> list[Any]:
+    """Read the bucket's lifecycle rules.
+
+    Raises:
+        StoreError: S3 refuses, or has no such thing.
+    """
     try:
         with translated_errors():
             found = store.client.get_bucket_lifecycle_configuration(Bucket=store.bucket)
     except StoreError as error:
-        if "NoSuchLifecycleConfiguration" in error.detail:
+        if error.code == "NoSuchLifecycleConfiguration":
             return []
-        raise
+        raise _without_lifecycle(error) from error
+    if "Rules" not in found:  # some stores answer this with a listing of the bucket
+        raise StoreRefused(NO_LIFECYCLE)
     return list(found["Rules"])
+
+
+def _put_rules(store: Store, rules: list[Any]) -> None:
+    """Set the rules with Content-MD5, which every store takes; boto3 would send a newer checksum."""
+    event = "before-call.s3.PutBucketLifecycleConfiguration"
+    events = store.client.meta.events
+    events.register(event, _use_content_md5)
+    try:
+        with translated_errors():
+            store.client.put_bucket_lifecycle_configuration(
+                Bucket=store.bucket, LifecycleConfiguration={"Rules": rules}
+            )
+    except StoreError as error:
+        raise _without_lifecycle(error) from error
+    finally:
+        events.unregister(event, _use_content_md5)
+
+
+def _use_content_md5(params: dict[str, Any], **_: object) -> None:
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+    params["context"].pop("checksum", None)
+
+
+def _without_lifecycle(error: StoreError) -> StoreError:
+    is_unknown = error.s3_status in (HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.METHOD_NOT_ALLOWED)
+    return StoreRefused(NO_LIFECYCLE) if is_unknown else error
 
 
 def _public_read_policy(bucket: str) -> dict[str, Any]:

@@ -11,16 +11,17 @@ from flask.cli import with_appcontext
 
 import auth
 import bucket
+import doctor
 import webhooks
 from client_cli import upload, watch
-from config import CHECKSUM_MODES
-from doctor import examine
 from errors import StoreError
 from plain_errors import PlainCommand, PlainGroup
 from reconcile import Finding, comparisons
 from services import services
+from store import Store
 
 NOT_MENDED = "not mended"
+OTHER_MODES = ("readback", "auto", "crc64nvme")
 
 
 def init_app(app: Flask) -> None:
@@ -59,18 +60,44 @@ def set_lifecycle(days: int) -> None:
 @click.command("s3-doctor", cls=PlainCommand)
 @with_appcontext
 def s3_doctor() -> None:
-    """Try what the bucket really does, and tell which S3_CHECKSUM_MODE is safe."""
-    config = services().config
-    for mode in CHECKSUM_MODES[1:]:  # auto finds one of the others
-        click.echo(f"S3_CHECKSUM_MODE={mode}")
-        probes = []
-        for probe in examine(config, mode):
-            probes.append(probe)
-            click.echo(f"  {'yes' if probe.passed else 'NO ':3}  {probe.question}")
-        if all(probe.passed for probe in probes):
-            click.echo(f"Safe: S3_CHECKSUM_MODE={mode}")
-            return
-    raise click.ClickException("No mode is safe with this store.")
+    """Try what the bucket really does, and whether the S3_CHECKSUM_MODE that runs is safe there."""
+    config, store = services().config, services().store
+    running = config.S3_CHECKSUM_MODE
+    bucket.check(store)
+    style = "default" if config.addressing_style == "auto" else config.addressing_style
+    click.echo(f"Bucket {config.S3_BUCKET_NAME}, region {config.AWS_REGION}, {style} addressing")
+    probes = _examine(store, running)
+    if not _is_safe(probes):
+        stores = {mode: doctor.in_mode(config, mode) for mode in OTHER_MODES if mode != running}
+        safe = next((mode for mode, other in stores.items() if _is_safe(_examine(other, mode))), None)
+        advice = f"You run {running}: set S3_CHECKSUM_MODE={safe}." if safe else "No mode is safe with this store."
+        raise click.ClickException(advice)
+    for probe in doctor.conveniences(store, config.S3_KEY_PREFIX):
+        _show(probe)
+    given_up = [probe.reason for probe in probes if not probe.passed]
+    left_out = [f"{header} is left out" for header in store.features.left_out()]
+    click.echo("; ".join(dict.fromkeys([f"Safe: S3_CHECKSUM_MODE={running}", *given_up, *left_out])))
+
+
+def _examine(store: Store, mode: str) -> list[doctor.Probe]:
+    """Try a mode, and show what it does."""
+    click.echo(f"S3_CHECKSUM_MODE={mode}")
+    probes = []
+    for probe in doctor.integrity(store, services().config.S3_KEY_PREFIX):
+        probes.append(probe)
+        _show(probe)
+    if mode == "auto":
+        click.echo(f"  here {store.features.summary()}")
+    return probes
+
+
+def _is_safe(probes: list[doctor.Probe]) -> bool:
+    return all(probe.passed for probe in probes if probe.is_needed)
+
+
+def _show(probe: doctor.Probe) -> None:
+    answer = "yes" if probe.passed else "NO" if probe.is_needed else "no"
+    click.echo(f"  {answer:3}  {probe.question}{': ' if probe.reason else ''}{probe.reason}")
 
 
 @click.command("reconcile", cls=PlainCommand)

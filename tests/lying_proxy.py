@@ -262,7 +262,8 @@ def wants_region(region: str) -> Lie:
     def lie(request: Request, send: Send) -> Answer:
         if f"/{region}/s3/" in request.headers.get("authorization", f"/{region}/s3/"):
             return send(request)
-        return error(400, "AuthorizationHeaderMalformed", refusal, {"x-amz-bucket-region": region})
+        # Without x-amz-bucket-region, with which boto3 would find the way itself.
+        return error(400, "AuthorizationHeaderMalformed", refusal)
 
     return lie
 
@@ -308,13 +309,13 @@ def flips_last_byte(request: Request, send: Send) -> Answer:
     return keeps_no_checksum(request, send)
 
 
-def echoes_checksums() -> Lie:
-    """Keep other bytes, and give back the checksums that were sent, which nobody has looked at."""
+def echoes_checksums(flips: bool = True) -> Lie:
+    """Give back the checksums that were sent, which nobody has looked at, and keep other bytes."""
     told: dict[str, str] = {}
     name = "x-amz-checksum-crc64nvme"
 
     def lie(request: Request, send: Send) -> Answer:
-        answer = flips_last_byte(request, send)
+        answer = (flips_last_byte if flips else keeps_no_checksum)(request, send)
         key = urlsplit(request.target).path
         if request.operation in ("PutObject", "CompleteMultipartUpload") and name in request.headers:
             told[key] = request.headers[name]

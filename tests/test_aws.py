@@ -45,7 +45,7 @@ ACTIONS = {
     "put_object": "s3:PutObject",
     "upload_part": "s3:PutObject",
 }
-OPERATORS = {"make": "create-bucket", "set_lifecycle": "set-lifecycle", "_rules": "set-lifecycle"}
+OPERATORS = {"make": "create-bucket", "lifecycle_rules": "set-lifecycle", "_put_rules": "set-lifecycle"}
 
 
 def test_the_least_policy_allows_what_is_called_and_no_more() -> None:
@@ -64,7 +64,7 @@ def actions_by_command() -> dict[str, set[str]]:
         for function in ast.walk(ast.parse((ROOT / module).read_text())):
             if isinstance(function, ast.FunctionDef):
                 calls = re.findall(r"client\.(?:get_paginator\(['\"])?(\w+)", ast.unparse(function))
-                actions = {ACTIONS[call] for call in calls if call not in ("exceptions", "get_paginator")}
+                actions = {ACTIONS[call] for call in calls if call not in ("exceptions", "get_paginator", "meta")}
                 needed.setdefault(OPERATORS.get(function.name, ""), set()).update(actions)
     return needed
 

@@ -46,7 +46,7 @@ WRONG: dict[str, tuple[dict[str, str], tuple[list[str], ...], str]] = {
     ),
     "database file": ({"SQLALCHEMY_DATABASE_URI": "sqlite:////dev/null/x.db"}, DATABASE[:2], "does not answer"),
     "no tables": ({}, (["keys", "list"], ["webhooks", "list"]), "run flask --app app db upgrade"),
-    "S3 away": ({"S3_ENDPOINT_URL": NOWHERE}, (S3[0], S3[2]), "S3 does not answer"),
+    "S3 away": ({"S3_ENDPOINT_URL": NOWHERE}, S3[:3], "S3 does not answer"),
 }
 
 

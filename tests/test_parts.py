@@ -99,7 +99,7 @@ def test_bytes_damaged_after_they_were_told_of_are_refused_by_s3(store: Store, t
 def test_the_doctor_tries_parts_too(store: Store, tmp_path: Path) -> None:
     content = CONTENT[: doctor.SIZES["several parts"]]
     info = info_of(content, tmp_path)
-    assert doctor._takes(store, content, info)
+    doctor._send(store, content, info)
     assert store.client.head_object(Bucket=BUCKET, Key=info.key)["ETag"].endswith('-3"')
     assert unfinished(store.client, info.key) == 0
 
