@@ -91,7 +91,7 @@ def media_type(declared: str | None, filename: str) -> str:
 
 
 def process_file_to_stream(file: BinaryIO, to_utf8: bool = False) -> BinaryIO | str:
-    """Turn an open file into what a background job can be given.
+    """Turn an open file into what a background job can be given: the article's step, for its callers.
 
     Args:
         file: a named file, open for reading; it stays open and where it is.
@@ -197,19 +197,11 @@ def _digest(chunks: Iterator[bytes], info: ObjectInfo) -> str:
 def upload_file_from_stream(
     store: Store, stream: BinaryIO | str, info: ObjectInfo, on_progress: Progress = lambda sent: None
 ) -> Uploaded:
-    """Upload what `process_file_to_stream` made: a stream, or base64 text.
+    """Upload what `process_file_to_stream` made, a stream or base64 text: the article's step, for its callers.
 
     Raises:
         ValueError: the text is not base64.
         StoreError: S3 did not take the bytes.
     """
-    return upload_file(store, opened(stream), info, on_progress)
-
-
-def opened(stream: BinaryIO | str) -> BinaryIO:
-    """The bytes of what `process_file_to_stream` made, to be read.
-
-    Raises:
-        ValueError: the text is not base64.
-    """
-    return BytesIO(base64.b64decode(stream, validate=True)) if isinstance(stream, str) else stream
+    source = BytesIO(base64.b64decode(stream, validate=True)) if isinstance(stream, str) else stream
+    return upload_file(store, source, info, on_progress)

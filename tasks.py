@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import logs
 from config import MIB, spool_queue
 from deliver import deliver, take_digest
+from metrics import metrics
 from models import File, FileRow
 from parts import PartsUpload
 from receive import Received
@@ -130,6 +131,9 @@ def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
                 work(file_id)
             except SQLAlchemyError as error:
                 log.warning("file %s is left to the sweep, the database failed: %s", file_id, error)
+            except Exception:  # the pool has no caller that would see it
+                log.exception("file %s is left to the sweep", file_id)
+                metrics().failed("Unexpected")
 
     services().pool.submit(file_id, job)
 

@@ -36,7 +36,7 @@ FENCE = re.compile(r"^( *)```(\w*) *(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!http|mailto|#)([^)#]+)(?:#([^)]+))?\)")
 NO_TEST = "no-test: "
 RUN = ("sh", "python")
-READ = ("json", "dotenv", "text", "mermaid", "nginx")
+READ = ("json", "dotenv", "text", "mermaid", "nginx", "ini")
 PROGRAMS = "aws|cat|celery|cp|curl|docker|echo|export|flask|gunicorn|kill|make|openssl|pg_dump|pip|psql|python3?"
 COMMAND = re.compile(rf"^\s*[$#>]?\s*(\w+=\S+ )*(\.venv/bin/|sudo )?({PROGRAMS}) ", re.MULTILINE)
 INDENTED = re.compile(rf"^( {{4,}}|\t|\$ |~~~|<pre)\s*\$?\s*({PROGRAMS}|sh)\b", re.MULTILINE)

@@ -317,6 +317,15 @@ def cleaned(app: Flask) -> set[str]:
     return set(os.listdir(spool_of(app))) - {"spool-id"}
 
 
+def test_a_job_of_the_pool_that_fails_says_so(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    file_id = upload(app)
+    change(app, file_id, upload_status=UploadStatus.COMPLETE)
+    (spool_of(app) / file_id).unlink()
+    (spool_of(app) / file_id).mkdir()  # what no digest can be taken of
+    cleaned(app)
+    wait_for(lambda: f"file {file_id} is left to the sweep" in caplog.messages)
+
+
 def test_cleaning_drops_what_is_delivered_or_long_failed_only(env: dict[str, str]) -> None:
     with running_app({**env, "ERROR_RETENTION_SECONDS": "60"}) as app:
         ids = {name: upload(app) for name in ("pending", "running", "complete", "failed", "long failed")}
