@@ -415,7 +415,8 @@ def test_a_stop_gives_back_what_runs_and_what_waits(
     wait_for(lambda: stuck.extensions["ferryman"].pool.held == 0)
     assert [found(stuck, row.id).updated_at for row in rows] == [row.updated_at for row in rows]
     listing = bucket.list_objects_v2(Bucket=BUCKET, Prefix=config.S3_KEY_PREFIX)
-    assert sorted(entry["Key"] for entry in listing["Contents"]) == sorted(row.key for row in rows)
+    keys = [entry["Key"] for entry in listing["Contents"] if "/s3-probe-" not in entry["Key"]]  # may run beside
+    assert sorted(keys) == sorted(row.key for row in rows)
 
 
 def test_a_sweep_takes_no_more_than_the_pool_has_room_for(stuck: Flask) -> None:
