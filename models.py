@@ -182,12 +182,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return connection.scalars(select(func.count()).where(cls.owner == owner, UNDELIVERED)).one()
 
     @classmethod
-    def claim(cls, file_id: str, owner: str, lease_seconds: float, spool_id: str | None = None) -> Row[Any] | None:
+    def claim(
+        cls, file_id: str, run_id: str, lease_seconds: float, spool_id: str | None = None
+    ) -> Row[Any] | None:
         """Take the row for one run: PENDING, or PROCESSING with a lease that has run out.
 
         Args:
             file_id: the row.
-            owner: a name that is new for every run.
+            run_id: a name that is new for every run.
             lease_seconds: how long the run may stay silent.
             spool_id: the spool in which the bytes must be; None for a run that brings them itself.
 
@@ -197,7 +199,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         now = utcnow()
         claim = {
             "of_file": file_id,
-            "run": owner,
+            "run": run_id,
             "in_spool": spool_id,
             "now": now,
             "far": now + LONGEST_WAIT,
@@ -210,17 +212,17 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             return claimed
 
     @classmethod
-    def renew(cls, file_id: str, owner: str, lease_seconds: float, bytes_sent: int | None = None) -> bool:
+    def renew(cls, file_id: str, run_id: str, lease_seconds: float, bytes_sent: int | None = None) -> bool:
         """Prolong the run's lease from now, and tell how much it has sent; False if the run has lost it."""
         progress = {} if bytes_sent is None else {"bytes_sent": bytes_sent}
         due_at = utcnow() + timedelta(seconds=lease_seconds)
         event = events.PROGRESS if progress else None
-        return cls._move(file_id, cls._held_by(owner), event, due_at=due_at, **progress)
+        return cls._move(file_id, cls._held_by(run_id), event, due_at=due_at, **progress)
 
     @classmethod
-    def complete(cls, file_id: str, owner: str, url: str, sha256: str | None) -> bool:
+    def complete(cls, file_id: str, run_id: str, url: str, sha256: str | None) -> bool:
         """PROCESSING -> COMPLETE, with its SHA-256 if that is known yet; False if the run has lost its lease."""
-        return cls._end(_COMPLETE, of_file=file_id, run=owner, to_url=url, to_sha256=sha256, now=utcnow())
+        return cls._end(_COMPLETE, of_file=file_id, run=run_id, to_url=url, to_sha256=sha256, now=utcnow())
 
     @classmethod
     def digested(cls, file_id: str, sha256: str) -> bool:
@@ -228,16 +230,16 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return cls._move(file_id, [cls.upload_status == UploadStatus.COMPLETE], None, sha256=sha256)
 
     @classmethod
-    def fail(cls, file_id: str, owner: str, error: str) -> bool:
+    def fail(cls, file_id: str, run_id: str, error: str) -> bool:
         """PROCESSING -> ERROR, with a reason a client may read; False if the run has lost its lease."""
-        return cls._end(_FAIL, of_file=file_id, run=owner, reason=error)
+        return cls._end(_FAIL, of_file=file_id, run=run_id, reason=error)
 
     @classmethod
-    def give_back(cls, file_id: str, owner: str, delay_seconds: float, error: str | None = None) -> bool:
+    def give_back(cls, file_id: str, run_id: str, delay_seconds: float, error: str | None = None) -> bool:
         """PROCESSING -> PENDING, to be tried again after a delay; False if the run has lost its lease."""
         return cls._move(
             file_id,
-            cls._held_by(owner),
+            cls._held_by(run_id),
             upload_status=UploadStatus.PENDING,
             error=error,
             lease_owner=None,
@@ -331,8 +333,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return _is_due(now, now + LONGEST_WAIT)
 
     @classmethod
-    def _held_by(cls, owner: str | BindParameter[str]) -> list[ColumnElement[bool]]:
-        return [cls.lease_owner == owner, cls.upload_status == UploadStatus.PROCESSING]
+    def _held_by(cls, run_id: str | BindParameter[str]) -> list[ColumnElement[bool]]:
+        return [cls.lease_owner == run_id, cls.upload_status == UploadStatus.PROCESSING]
 
     @classmethod
     def _move(
