@@ -87,6 +87,7 @@ def make_client(config: Config, endpoint: str | None = None, unsigned_payload: b
         ),
     )
     client.meta.events.register("after-call.s3", _refuse_web_pages)
+    client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
     return client
 
 
@@ -95,3 +96,8 @@ def _refuse_web_pages(http_response: Any, model: Any, **_: object) -> None:
     is_page = "html" in http_response.headers.get("content-type", "")
     if is_page and http_response.status_code < 300 and model.name not in OF_OBJECTS:
         raise StoreError("S3_ENDPOINT_URL answers with a web page, so it is no S3 that answers.")
+
+
+def _follow_no_redirect(params: Any, **_: object) -> None:
+    """boto3 asks HeadBucket where a redirect leads; where that is redirected too, it would ask for ever."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
