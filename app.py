@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from flask import Flask
@@ -48,14 +47,16 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
         env: environment-like text; by default the process's environment.
 
     Raises:
-        ConfigError: a setting is missing or wrong.
+        ConfigError: a setting of `env` is missing or wrong.
+        SystemExit: one of the process's environment is; one line says which.
     """
-    config = Config.from_mapping(os.environ if env is None else env)
+    config = Config.of_process() if env is None else Config.from_mapping(env)
     app = Flask(__name__)
     app.json = JSONProvider(app)
+    app.url_map.merge_slashes = False  # the router would redirect to an address with the client's Host in it
     logs.init_app(app)
     headers.init_app(app)
-    metrics.init_app(app, RUNS)
+    metrics.init_app(app, RUNS, config.PROMETHEUS_MULTIPROC_DIR)
     threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 3  # requests, deliveries, and all loops
     background.init_app(app)
     database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)

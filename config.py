@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -28,6 +30,7 @@ ADDRESSING_STYLES = ("auto", "path", "virtual")
 BUCKET_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[!-~]+", re.ASCII)
 REGION = re.compile(r"(?!\d+$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 AUTH_MODES = ("required", "open")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOG_FORMATS = ("json", "text")
 LOG_LEVELS = ("debug", "info", "warning")
 WEBHOOK_SECRET_PREFIX = "whsec_"
@@ -98,17 +101,41 @@ class Config:
     SPOOL_DIR: Path = field(default=Path("var/spool").resolve())
     SPOOL_MAX_BYTES: int = _at_least(0, 10 * 1024 * MIB)
     SPOOL_FSYNC: bool = False
+    HOST: str = "127.0.0.1"
+    PORT: int = field(default=5000, metadata={"minimum": 1, "maximum": MAX_PORT})
+    WEB_CONCURRENCY: int = _at_least(1, 2)
     WEB_THREADS: int = _at_least(10, 128)
+    CLIENT_PATIENCE_SECONDS: int = _at_least(1, 20)
     UPLOAD_THREADS: int = _at_least(1, 4)
     UPLOAD_BACKLOG: int = _at_least(1, 1000)
     LEASE_SECONDS: int = field(default=30, metadata={"minimum": 1, "maximum": 300})
     MAX_ATTEMPTS: int = _at_least(1, 2000)
     RETRY_WINDOW_SECONDS: int = _at_least(0, 24 * 3600)
     ERROR_RETENTION_SECONDS: int = _at_least(0, 7 * 24 * 3600)
+    PROMETHEUS_MULTIPROC_DIR: str = ""
     LOG_FORMAT: str = field(default="json", metadata={"choices": LOG_FORMATS})
     LOG_LEVEL: str = field(default="info", metadata={"choices": LOG_LEVELS})
     WEBHOOK_URL: str | None = field(default=None, repr=False)
     WEBHOOK_SECRET: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_process(cls) -> Self:
+        """Read the settings of this process, or end it with one line that names the variable."""
+        try:
+            return cls.from_mapping(os.environ)
+        except ConfigError as error:
+            sys.exit(f"ferryman: {error}")
+
+    @property
+    def bind(self) -> str:
+        """The address to listen at, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
+        host = self.HOST.strip("[]")
+        return f"[{host}]:{self.PORT}" if ":" in host else f"{host}:{self.PORT}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """True if only this machine can reach the address to listen at."""
+        return self.HOST.strip("[]").lower() in LOOPBACK
 
     @classmethod
     def from_mapping(cls, source: Mapping[str, str]) -> Self:

@@ -34,6 +34,11 @@ class UploadError(Exception):
         self.detail = detail
         self.file_id = file_id
 
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """More headers of the answer."""
+        return [("Retry-After", str(self.retry_after))] if self.retry_after is not None else []
+
 
 class InvalidUpload(UploadError):
     """The request is not one well-formed upload."""
@@ -57,6 +62,18 @@ class UnsupportedUpload(UploadError):
     """The request, or the file in it, is of a type that is not taken."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class EncodedUpload(UnsupportedUpload):
+    """The request's body is compressed, or encoded otherwise.
+
+    Source: RFC 9110, section 12.5.3: the answer names the codings that are taken.
+    """
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """More headers of the answer."""
+        return [("Accept-Encoding", "identity")]
 
 
 class UploadTooLarge(UploadError):
@@ -192,12 +209,11 @@ def init_app(app: Flask) -> None:
 
 def _upload_error(error: UploadError) -> Response:
     metrics().failed(type(error).__name__)
-    headers = [("Retry-After", str(error.retry_after))] if error.retry_after is not None else None
-    return problem(error.status, error.detail, error.file_id, headers)
+    return problem(error.status, error.detail, error.file_id, error.headers)
 
 
 def _http_exception(error: HTTPException) -> Response | HTTPException:
-    if error.response is not None:  # a redirect of the router, which is no error
+    if error.response is not None:
         return error
     if error.code == HTTPStatus.INTERNAL_SERVER_ERROR:
         metrics().failed("Unexpected")

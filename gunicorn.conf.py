@@ -4,24 +4,27 @@ import gc
 import logging.config
 import os
 import resource
+from functools import partial
 from typing import Any
 
 from dotenv import load_dotenv
 from gunicorn.glogging import Logger
 
 import logs
+from config import Config
 from notify import Sender
 from sweep import Sweeper
 from watch import MAX_WATCHERS
 
 load_dotenv()
 
-bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 5000}"
+ours = Config.of_process()
+bind = ours.bind
 worker_class = "patience.Worker"
-workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+workers = ours.WEB_CONCURRENCY
 # A slow upload holds a thread, and one process may get nearly all of them; see docs/slow-clients.md.
 # Those who watch hold threads of their own, so that they never take one from an upload.
-threads = int(os.environ.get("WEB_THREADS") or 128) + MAX_WATCHERS
+threads = ours.WEB_THREADS + MAX_WATCHERS
 
 # Every process builds the app after the fork, so S3 client, database pool and threads are its own.
 preload_app = False
@@ -59,6 +62,8 @@ def post_worker_init(worker: Any) -> None:
     worker.parts = [Sender(worker.app.callable), Sweeper(worker.app.callable)]
     for part in worker.parts:
         part.start()
+    worker.patience = ours.CLIENT_PATIENCE_SECONDS
+    worker.at_failure = partial(worker.app.callable.extensions["ferryman.metrics"].failed, "Unexpected")
     worker.at_stop = worker.app.callable.extensions["ferryman"].hub.close
 
 

@@ -76,12 +76,16 @@ class Metrics:
         self.errors.labels(cause).inc()
 
 
-def init_app(app: Flask, modes: Iterable[str]) -> None:
-    """Give the app its metrics, shared with other processes if PROMETHEUS_MULTIPROC_DIR is set.
+def init_app(app: Flask, modes: Iterable[str], folder: str) -> None:
+    """Give the app its metrics, shared with other processes if there is a folder for them.
+
+    Args:
+        app: the app.
+        modes: the ways of an upload.
+        folder: PROMETHEUS_MULTIPROC_DIR, which the library itself reads from the environment; or empty.
 
     Source: https://prometheus.github.io/client_python/multiprocess/
     """
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         # Containers that share the folder have the same process ids. And the library decided when it was imported,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from flask import Blueprint, Response, jsonify, make_response, render_template, request
 
 import auth
@@ -65,7 +67,8 @@ def upload_help(mode: str) -> Response:
     """
     if _wants_page():
         return _page(mode)
-    example = f"curl -F file=@report.pdf {request.base_url}"
+    host = request.headers.get("Host") or request.host  # as it was sent: not every name can be shown in Unicode
+    example = f"curl -F file=@report.pdf {shlex.quote(f'{request.scheme}://{host}{request.path}')}"
     return _varied(
         jsonify(description="Post one file, in the form field 'file'.", answer=ANSWERS[mode], example=example)
     )

@@ -7,107 +7,77 @@ import os
 import select
 import selectors
 import socket
-import struct
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from gunicorn import http
-from gunicorn.http.errors import NoMoreData
-from gunicorn.http.unreader import SocketUnreader
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
-PATIENCE_SECONDS = float(os.environ.get("CLIENT_PATIENCE_SECONDS") or 20)
-MIN_BYTES_PER_SECOND = 500
+from framing import Parser, Unreader, set_timeout
+from refusals import WSGI, refusal, watched, wire
+
 NEXT_REQUEST_SECONDS = 0.002
 REQUESTS_IN_A_ROW = 100
-
-
-class TooSlow(NoMoreData, TimeoutError):  # type: ignore[misc]
-    """The client used up its patience: gunicorn drops it as one that left, the app may still answer."""
-
-
-class Unreader(SocketUnreader):  # type: ignore[misc]
-    """Reads from a client that may let us wait for so long, and earns time anew by what it sends.
-
-    The kernel waits and gathers. gunicorn takes a body in the pieces in which it comes, asks before each whether
-    it is there, and copies it several times.
-
-    Source: the rule of Apache's mod_reqtimeout, https://httpd.apache.org/docs/2.4/mod/mod_reqtimeout.html
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self._left = PATIENCE_SECONDS
-
-    def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
-        """Read so many bytes, fewer only at the end; without a size, read what is there."""
-        if size is None or size < 0:
-            return bytes(super().read(size, read_ahead))
-        held = self.take_buffered()
-        pieces, missing = [held] if held else [], size - len(held)
-        while missing > 0 and (piece := self._receive(missing, socket.MSG_WAITALL)):
-            pieces.append(piece)
-            missing -= len(piece)
-        data = b"".join(pieces)
-        self.buf.write(data[size:])
-        return data[:size]
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        """Receive what is there; time counts only while we wait for it."""
-        return self._receive(min(max(size_hint or 0, self.mxchunk), self.max_body_chunk))
-
-    def _receive(self, size: int, flags: int = 0) -> bytes:
-        began = time.monotonic()
-        try:
-            data: bytes = self.sock.recv(size, flags)
-        except (BlockingIOError, TimeoutError) as error:
-            raise TooSlow from error
-        self._earn(time.monotonic() - began, len(data))
-        return data
-
-    def _earn(self, waited: float, received: int) -> None:
-        """Count the time that we waited, and what was earned by it."""
-        left = max(min(self._left - waited + received / MIN_BYTES_PER_SECOND, PATIENCE_SECONDS), 0.001)
-        if left != self._left:
-            self._left = left
-            _set_timeout(self.sock, socket.SO_RCVTIMEO, left)
-
-
-class Body(http.body.Body):  # type: ignore[misc]
-    """A request's body that hands on what was read, without a copy, while nothing is held back from before."""
-
-    def read(self, size: int | None = None) -> bytes:
-        """Read so many bytes, or the rest."""
-        if size is None or not 0 < size <= http.body.MAX_READ_STEP or self.buf.tell():
-            return bytes(super().read(size))
-        return bytes(self._read_reader(size))
+LINGER_SECONDS = 30.0
+LINGER_BYTES = 1024**3
+DISCARD_BYTES = 256 * 1024
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A connection that has no thread before its client sends, and is closed once."""
+    """A connection that has no thread before its client sends, and is closed once.
+
+    Args:
+        patience: seconds that the client may let us wait.
+        more: what gunicorn's connection takes.
+    """
+
+    def __init__(self, patience: float, *more: Any) -> None:
+        super().__init__(*more)
+        self.is_lingering = False
+        self._patience = patience
+        self._discarded = 0
 
     def init(self) -> None:
         """Let the client's pace be watched, and an answer that it does not read be given up."""
         fresh = not self.initialized
         super().init()
+        if fresh and not self.is_http2:
+            self.parser = Parser(self.cfg, self.sock, self.client)
         if self.cfg.is_ssl:  # the kernel does not know what TLS will make of its bytes
-            self.sock.settimeout(PATIENCE_SECONDS)
+            self.sock.settimeout(self._patience)
         elif fresh:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                _set_timeout(self.sock, option, PATIENCE_SECONDS)
+                set_timeout(self.sock, option, self._patience)
             if not self.is_http2:
-                self.parser.unreader = Unreader(self.sock)
+                self.parser.unreader = Unreader(self.sock, self._patience)
 
     def close(self, graceful: bool = False) -> None:
-        """Close, unless that is done; wait for the client to close first only where it may still send.
+        """Close, unless that is done; only say goodbye where the client may still send.
 
         Source: RFC 9112, section 9.6: what arrives after a close resets the connection, with the answer in it.
         """
-        if self.sock.fileno() >= 0:
-            super().close(graceful and not self._is_done())
+        if self.sock.fileno() < 0:
+            return
+        if graceful and not self.is_lingering and not self._is_done():
+            with suppress(OSError):  # it is gone
+                self.sock.shutdown(socket.SHUT_WR)
+                self.is_lingering = True
+                return
+        super().close()
+
+    def discard(self) -> bool:
+        """Throw away what the client sends. Returns False if it has closed its side, or has sent too much."""
+        try:
+            received = len(self.sock.recv(DISCARD_BYTES))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        self._discarded += received
+        return bool(received) and self._discarded < LINGER_BYTES
 
     def _is_done(self) -> bool:
         """Whether the client has sent its whole request, said that no other follows, and kept to it."""
@@ -125,6 +95,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     """
 
     at_stop: Callable[[], None] = staticmethod(lambda: None)
+    at_failure: Callable[[], None] = staticmethod(lambda: None)
+    patience = 20.0
+    wsgi: WSGI
 
     def init_process(self) -> None:
         """Work in long runs: a thread that wakes up takes no core from the one whose interpreter it must wait for.
@@ -133,7 +106,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """
         with suppress(AttributeError, OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        self.lingering: dict[Connection, None] = {}  # those that hung up first, first
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Watch how the app's answers begin."""
+        super().load_wsgi()
+        self.wsgi = watched(self.wsgi)
 
     def accept(self, listener: socket.socket) -> None:
         """Let a new connection wait for its first byte in the poller."""
@@ -144,15 +123,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 raise
             return
         self.nr_conns += 1
-        connection = Connection(self.cfg, client, address, listener.getsockname())
+        connection = Connection(self.patience, self.cfg, client, address, listener.getsockname())
         connection.set_timeout()
         self.pending_conns.append(connection)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
-
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        """Answer a request whose body is read in our way."""
-        req.body = Body(req.body.reader)
-        return super().handle_request(req, conn)
 
     def handle(self, conn: Any) -> Any:
         """Answer a client that asks again at once without the main loop's help, and close in the thread."""
@@ -165,11 +139,46 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.close(graceful=True)
         return keep
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer what never reached the app, or what the app could not answer."""
+        answer = refusal(req, addr[0] if isinstance(addr, tuple) else "", exc)
+        if answer.status_code == 500:
+            self.at_failure()
+        with suppress(OSError):  # it does not wait for an answer
+            client.sendall(wire(answer, with_body=getattr(req, "method", None) != "HEAD"))
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Wait in the poller, for some time, until a client has closed its side that may still send."""
+        if not conn.is_lingering:
+            super().finish_request(conn, fs)
+            return
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + (LINGER_SECONDS if self.alive else STOP_KEEPALIVE_LINGER)
+        self.lingering[conn] = None
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._discard, conn))
+
+    def murder_pending(self) -> None:
+        """Close those too that did not close their side in time."""
+        super().murder_pending()
+        now = time.monotonic()
+        while self.lingering and (first := next(iter(self.lingering))).timeout <= now:
+            self._let_go(first)
+
+    def _discard(self, conn: Connection, _: socket.socket) -> None:
+        if not conn.discard():
+            self._let_go(conn)
+
+    def _let_go(self, conn: Connection) -> None:
+        del self.lingering[conn]
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
+
     def _cap_keepalive(self, deadline: float) -> None:
         """At a stop, let go those who watch, and do not wait for those that never said anything."""
         self.at_stop()
         super()._cap_keepalive(deadline)
-        for connection in self.pending_conns:
+        for connection in (*self.pending_conns, *self.lingering):
             connection.timeout = min(connection.timeout, deadline)
 
 
@@ -177,8 +186,3 @@ def _is_readable(sock: socket.socket, seconds: float) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
-    """Set how long the kernel waits for a client in one call; see SO_RCVTIMEO in socket(7)."""
-    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000)))

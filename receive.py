@@ -20,7 +20,7 @@ from werkzeug.wsgi import get_input_stream
 
 from config import MIB, Config
 from digests import Digests
-from errors import InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
+from errors import EncodedUpload, InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
 from file import media_type, rename_file
 from sniff import Head, refused_type
 from spool import Incoming
@@ -145,6 +145,8 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
     """Parse the body as it arrives, and see that it arrives whole."""
     if request.mimetype != "multipart/form-data":
         raise UnsupportedUpload("Send the file as multipart/form-data.")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise EncodedUpload("The body must not be compressed; send it without Content-Encoding.")
     try:
         parser = PushMultipartParser(
             request.mimetype_params.get("boundary", ""),
@@ -179,6 +181,8 @@ def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
             yield chunk
     except TimeoutError as error:
         raise TooSlow("The body came too slowly.") from error
+    except ValueError as error:
+        raise InvalidUpload("The body's chunked framing is malformed.") from error
     except (ClientDisconnected, OSError) as error:
         raise InvalidUpload("The connection broke off.") from error
 

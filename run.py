@@ -25,7 +25,6 @@ S3_PORT = 8333
 REDIS_PORT = 6390
 BUCKET = "ferryman"
 SHELL_FILE = "env.sh"
-LOOPBACK = ("", "127.0.0.1", "localhost", "::1")
 TRACES = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     "OTEL_METRICS_EXPORTER": "none",
@@ -49,7 +48,7 @@ def main() -> int:
         _leave_for_shells(data / SHELL_FILE, settings, port)
     except (ConfigError, OSError) as error:
         return _refuse(str(error))
-    if config.AUTH == "open" and os.environ.get("HOST", "") not in LOOPBACK:
+    if config.AUTH == "open" and not config.is_loopback:
         return _refuse("without keys it stays on this machine; for other addresses set AUTH=required")
     shutil.rmtree(data / "metrics", ignore_errors=True)  # of processes that are gone
     manager = Manager()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from flask import Blueprint, Response
@@ -31,9 +30,9 @@ def show() -> Response:
     now = CollectorRegistry()
     now.register(Present())
     counted = metrics().registry
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    if folder := services().config.PROMETHEUS_MULTIPROC_DIR:
         counted = CollectorRegistry()
-        MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(counted, folder)  # type: ignore[no-untyped-call]
     return Response(generate_latest(counted) + generate_latest(now), content_type=CONTENT_TYPE_LATEST)
 
 

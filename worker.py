@@ -9,8 +9,10 @@ from dotenv import load_dotenv
 
 import logs
 from app import create_app
+from config import Config
 
 load_dotenv()
+Config.of_process()  # which says what is wrong, before the logs choke on it
 logging.config.dictConfig(logs.configuration(os.environ))
 logging.captureWarnings(True)
 

@@ -12,17 +12,10 @@ from config import Config, ConfigError
 from tests.stack import ROOT
 
 NEEDED = {"S3_BUCKET_NAME": "bucket"}
-READ_BY_GUNICORN = {
-    "HOST",
-    "PORT",
-    "WEB_CONCURRENCY",
-    "CLIENT_PATIENCE_SECONDS",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "PROMETHEUS_MULTIPROC_DIR",
-}
+READ_BY_OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT"}
 READ_BY_COMPOSE = {"POSTGRES_PASSWORD"}
 READ_BY_CLIENT = {"FERRYMAN_URL", "FERRYMAN_KEY"}
-READ_BY_OTHERS = READ_BY_GUNICORN | READ_BY_COMPOSE | READ_BY_CLIENT
+READ_BY_OTHERS = READ_BY_OPENTELEMETRY | READ_BY_COMPOSE | READ_BY_CLIENT
 
 
 def test_only_the_bucket_is_needed() -> None:
@@ -146,3 +139,19 @@ def test_the_example_has_every_setting_with_its_default() -> None:
         shown, default = line.group(2), getattr(defaults, setting.name)
         if isinstance(default, bool | int):
             assert shown == str(default).lower(), setting.name
+
+
+@pytest.mark.parametrize(
+    ("host", "bind", "is_loopback"),
+    [
+        ("", "127.0.0.1:5000", True),
+        ("localhost", "localhost:5000", True),
+        ("::1", "[::1]:5000", True),
+        ("[::1]", "[::1]:5000", True),
+        ("::", "[::]:5000", False),
+        ("0.0.0.0", "0.0.0.0:5000", False),
+    ],
+)
+def test_the_address_to_listen_at(host: str, bind: str, is_loopback: bool) -> None:
+    config = Config.from_mapping({**NEEDED, "HOST": host})
+    assert (config.bind, config.is_loopback) == (bind, is_loopback)
