@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import re
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from http import HTTPStatus
 from typing import TypeVar
 
-from flask import Flask, Response, current_app, g, request
-from flask.typing import ResponseReturnValue
-from flask_httpauth import HTTPTokenAuth
+from flask import Flask, current_app, g, request
 from sqlalchemy import Row, String, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
+import origin
 from database import UtcDateTime, db, transaction, utcnow
-from errors import problem
+from errors import Forbidden, Unauthorized
 from services import services
+
+log = logging.getLogger(__name__)
 
 OPEN_OWNER = "anonymous"
 FILES, METRICS = "files", "metrics"
 PREFIX = "fm"
 MAX_OWNER = 64
 NO_HASH = "0" * 64
+KEY = re.compile(rf"{PREFIX}_(?P<id>[0-9a-f]{{12}})_(?P<secret>[\w-]{{43}})", re.ASCII)
+KEY_CHECK_SECONDS = 10.0  # how often a request that lasts looks at its key again
 
 View = TypeVar("View", bound=Callable[..., object])
 
@@ -83,12 +89,40 @@ def for_metrics(view: View) -> View:
     return view
 
 
+def at_any_host(view: View) -> View:
+    """Mark a view that tells nothing of any file, and is asked by the address of a process, as probes do."""
+    view.at_any_host = True  # type: ignore[attr-defined]
+    return view
+
+
 def owner() -> str:
     """Whose request this is."""
     if services().config.AUTH == "open":
         return OPEN_OWNER
-    name: str = _auth.current_user().owner
+    name: str = g.key.owner
     return name
+
+
+class KeyCheck:
+    """Looks at the key of a request that lasts again, so that a revoked key ends it."""
+
+    def __init__(self) -> None:
+        self._due_at = time.monotonic() + KEY_CHECK_SECONDS
+
+    def seconds_left(self) -> float:
+        """Seconds until the key is to be looked at again."""
+        return max(0.0, self._due_at - time.monotonic())
+
+    def fails(self) -> bool:
+        """Returns True if it was time to look, and the key is no longer what it was."""
+        if self.seconds_left() or services().config.AUTH == "open":
+            return False
+        self._due_at = time.monotonic() + KEY_CHECK_SECONDS
+        try:
+            return bool(_key(g.key.id) != g.key)
+        except SQLAlchemyError as error:  # without the database there are no events either
+            log.warning("a key cannot be looked at now: %s", error)
+            return False
 
 
 def init_app(app: Flask) -> None:
@@ -96,70 +130,55 @@ def init_app(app: Flask) -> None:
     app.before_request(_check)
 
 
-def _check() -> ResponseReturnValue | None:
-    view = current_app.view_functions.get(request.endpoint or "")
+def _check() -> None:
+    config, view = services().config, current_app.view_functions.get(request.endpoint or "")
+    if (config.AUTH == "open" or config.TRUSTED_HOSTS) and not getattr(view, "at_any_host", False):
+        origin.check_host(config.TRUSTED_HOSTS)
     role = getattr(view, "role", FILES)
     # Flask serves its static folder by a view of its own.
     is_public = view is None or role is None or request.endpoint == "static"
     if is_public or request.method == "OPTIONS":  # which tells the verbs of an address, and nothing of any file
-        return None
-    if services().config.AUTH == "open":
-        return _refuse_strange_page()
-    refused: ResponseReturnValue | None = _auth.login_required(role=role)(lambda: None)()
-    if refused is None:
-        g.owner = owner()
-    return refused
+        return
+    if config.AUTH == "open":
+        origin.check_page()
+        return
+    g.key = _presented_key()
+    if g.key.role != role:
+        raise Forbidden("This key is not for that.")
+    g.owner = g.key.owner
 
 
-def _refuse_strange_page() -> Response | None:
-    """Without keys, a page of another site that this machine's user looks at must not use the service.
+def _presented_key() -> Row[tuple[ApiKey]]:
+    """The key that came with the request, which counts for its owner.
 
-    Source: https://www.w3.org/TR/fetch-metadata/
+    Raises:
+        Unauthorized: there is none, or none that is valid.
+        LimitReached: too many from this address were wrong, or its owner asks too much.
     """
-    if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
-        return None
-    return problem(HTTPStatus.FORBIDDEN, "Pages of other sites may not use this service.")
-
-
-_auth = HTTPTokenAuth("Bearer", realm="Ferryman")
-
-
-@_auth.verify_token  # type: ignore[untyped-decorator]
-def _verify(token: str) -> Row[tuple[ApiKey]] | None:
-    if not token:
-        return None
-    throttle = services().throttle
-    address = request.remote_addr or ""
-    throttle.see_that_few_failed(address)
-    key = _find(token)
+    given, throttle = request.authorization, services().throttle
+    token = given.token if given and given.type == "bearer" else None
+    key = _find(token) if token else None
     if key is None:
-        throttle.count_failure(address)
-    else:
-        throttle.count_request(key.owner)
+        if token:
+            throttle.count_failure(request.remote_addr or "")
+        raise Unauthorized("Send a valid key, as in `Authorization: Bearer fm_...`.")
+    throttle.count_request(key.owner)
     return key
-
-
-@_auth.get_user_roles  # type: ignore[untyped-decorator]
-def _roles(key: Row[tuple[ApiKey]]) -> str:
-    role: str = key.role
-    return role
-
-
-@_auth.error_handler  # type: ignore[untyped-decorator]
-def _refuse(status: int) -> Response:
-    if status == HTTPStatus.FORBIDDEN:
-        return problem(status, "This key is not for that.")
-    return problem(status, "Send a valid key, as in `Authorization: Bearer fm_...`.")
 
 
 def _find(token: str) -> Row[tuple[ApiKey]] | None:
     """The live key that a token is, found by its id and told by its hash, in the same time whatever is wrong."""
-    prefix, _, rest = token.partition("_")
-    key_id, _, secret = rest.partition("_")
+    shaped = KEY.fullmatch(token)
+    if not shaped:
+        return None
+    key = _key(shaped["id"])
+    is_right = hmac.compare_digest(_hash(shaped["secret"]), key.hash if key else NO_HASH)
+    return key if key and is_right and key.revoked_at is None else None
+
+
+def _key(key_id: str) -> Row[tuple[ApiKey]] | None:
     with db.engine.connect() as connection:
-        key = connection.execute(select(ApiKey).where(ApiKey.id == key_id)).first()
-    is_right = hmac.compare_digest(_hash(secret), key.hash if key else NO_HASH)
-    return key if key and is_right and prefix == PREFIX and key.revoked_at is None else None
+        return connection.execute(select(ApiKey.__table__).where(ApiKey.id == key_id)).first()
 
 
 def _hash(secret: str) -> str:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -23,6 +24,7 @@ MIB = 1024 * KIB
 DEFAULT_QUEUE = "ferryman"
 PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
 CLAMD = re.compile(r"unix:/.+|[^/]+:(?P<port>\d{1,5})", re.ASCII)
+HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 MAX_PORT = 65_535
 CHECKSUM_MODES = ("auto", "crc64nvme", "readback")
 ADDRESSING_STYLES = ("auto", "path", "virtual")
@@ -79,6 +81,7 @@ class Config:
     KEY_BYTES_PER_DAY: int = _at_least(0, 0)
     KEY_FILES_IN_FLIGHT: int = _at_least(0, 1000)
     TRUSTED_PROXIES: int = _at_least(0, 0)
+    TRUSTED_HOSTS: tuple[str, ...] = ()
     S3_BUCKET_NAME: str
     S3_BUCKET_BASE_URL: str = ""
     S3_ENDPOINT_URL: str | None = None
@@ -162,6 +165,8 @@ class Config:
             raise ConfigError("AWS_ACCESS_KEY and AWS_ACCESS_SECRET must be set together.")
         if self.S3_KEY_PREFIX and not PREFIX.fullmatch(self.S3_KEY_PREFIX):
             raise ConfigError("S3_KEY_PREFIX must be folders such as uploads/ with a slash at the end.")
+        if not all(map(_is_host, self.TRUSTED_HOSTS)):
+            raise ConfigError("TRUSTED_HOSTS must be names or addresses with commas between them, without ports.")
         if self.CLAMD_ADDRESS and not _is_clamd(self.CLAMD_ADDRESS):
             raise ConfigError("CLAMD_ADDRESS must be host:port or unix:/path.")
         self._check_places()
@@ -235,6 +240,13 @@ def _cast(setting: Field[Any], text: str, shown: str, cast: Callable[[str], Any]
         known = ", ".join(setting.metadata["choices"])
         raise ConfigError(f"{setting.name} must be one of {known}, not {shown}.")
     return value
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return HOST_NAME.fullmatch(text) is not None
 
 
 def _is_clamd(text: str) -> bool:

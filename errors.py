@@ -52,6 +52,23 @@ class InvalidQuery(UploadError):
     status = HTTPStatus.BAD_REQUEST
 
 
+class Unauthorized(UploadError):
+    """The request has no key that is valid."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """More headers of the answer."""
+        return [("WWW-Authenticate", 'Bearer realm="Ferryman"')]
+
+
+class Forbidden(UploadError):
+    """The request may not be made with this key, for this host, or by this page."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
 class TooSlow(UploadError):
     """The client stalls, or sends too little to be waited for."""
 

@@ -28,6 +28,7 @@ FAILURES = (SQLAlchemyError, StoreError, ScannerAway, OperationalError, RedisErr
 
 @bp.get("/healthz")
 @auth.public
+@auth.at_any_host
 def healthz() -> Response:
     """Answer, if the process lives.
     ---
@@ -38,6 +39,7 @@ def healthz() -> Response:
 
 @bp.get("/readyz")
 @auth.public
+@auth.at_any_host
 def readyz() -> tuple[Response, HTTPStatus]:
     """Check database, bucket, broker and background loops; tell how long the oldest undelivered file has waited.
     ---

@@ -18,7 +18,7 @@ from werkzeug.http import parse_dict_header
 
 import auth
 import events
-from errors import Busy, InvalidQuery
+from errors import Busy, InvalidQuery, Unauthorized
 from models import UploadStatus
 from representation import own_file
 from services import services, this_app
@@ -29,7 +29,7 @@ bp = Blueprint("streams", __name__)
 ALIVE_SECONDS = 15.0
 RECONNECT_MS = 2000
 LONGEST_WAIT_SECONDS = 60
-LONGEST_STREAM_SECONDS = 600.0  # then the client comes again, and its key is looked at again
+LONGEST_STREAM_SECONDS = 600.0  # then the client comes again
 FINAL = (UploadStatus.COMPLETE, UploadStatus.ERROR)
 NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
@@ -47,10 +47,12 @@ def wait_for_change(row: Row[Any], seconds: int) -> None:
     """Wait until a file is no longer what it was, for so long at most; not at all if too many are watching."""
     if row.upload_status in FINAL:
         return
-    ends_at = time.monotonic() + seconds
+    ends_at, key = time.monotonic() + seconds, auth.KeyCheck()
     with suppress(Busy, Closed), services().hub.watching(this_app(), row.owner, row.id) as (watcher, _):
         while own_file(row.id).updated_at == row.updated_at and time.monotonic() < ends_at:
-            watcher.take(max(0.0, ends_at - time.monotonic()))
+            watcher.take(min(max(0.0, ends_at - time.monotonic()), key.seconds_left()))
+            if key.fails():
+                raise Unauthorized("The key was revoked.")
 
 
 @bp.get("/files/<file_id>/events")
@@ -101,8 +103,10 @@ def _text(watcher: Watcher, row: Row[Any] | None, missed: Iterator[Row[Any]]) ->
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
     yield f"retry: {RECONNECT_MS}\n\n"
-    told = -1
-    for taken in chain(([event] for event in missed), _live(watcher)):
+    told, key = -1, auth.KeyCheck()
+    for taken in chain(([event] for event in missed), _live(watcher, key)):
+        if key.fails():
+            return
         batch = [event for event in taken if event.id > told]
         told = batch[-1].id if batch else told
         yield "".join(map(_show, batch)) or ": alive\n\n"
@@ -110,12 +114,12 @@ def _text(watcher: Watcher, row: Row[Any] | None, missed: Iterator[Row[Any]]) ->
             return
 
 
-def _live(watcher: Watcher) -> Iterator[list[Row[Any]]]:
+def _live(watcher: Watcher, key: auth.KeyCheck) -> Iterator[list[Row[Any]]]:
     """What happens from now on; nothing now and then, when nothing does."""
     ends_at = time.monotonic() + LONGEST_STREAM_SECONDS
     with suppress(Closed):
         while time.monotonic() < ends_at:
-            yield watcher.take(ALIVE_SECONDS)
+            yield watcher.take(min(ALIVE_SECONDS, key.seconds_left()))
 
 
 def _missed(owner: str, row: Row[Any] | None, last: int | None, known: int) -> Iterator[Row[Any]]:

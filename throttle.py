@@ -51,16 +51,12 @@ class Throttle:
             raise LimitReached(f"More than {self._requests} requests in a minute.", left)
 
     def count_failure(self, address: str) -> None:
-        """Count a key from an address that was wrong."""
-        self._count("failures", address, 1)
-
-    def see_that_few_failed(self, address: str) -> None:
-        """See that an address may still try keys.
+        """Count a key from an address that was wrong. Right keys are never counted, and always let in.
 
         Raises:
             LimitReached: too many were wrong.
         """
-        if self._count("failures", address, 0) >= FAILURES_PER_WINDOW:
+        if self._count("failures", address, 1) > FAILURES_PER_WINDOW:
             raise LimitReached("Too many wrong keys from this address.", _seconds_left())
 
     def _count(self, what: str, who: str, more: int) -> int:

@@ -54,6 +54,7 @@ def settings(
         "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
         "SPOOL_DIR": str(folder / "spool"),
         "AUTH": "open",
+        "TRUSTED_HOSTS": "plain.test",
     }
 
 

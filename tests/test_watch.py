@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from io import BytesIO
@@ -30,6 +31,7 @@ from events import Event
 from tests.conftest import running_app
 from tests.faults.proxy import Link, Proxy
 from tests.stack import RedisServer, S3Server, Web, Worker, wait_for
+from tests.stack import Service as BareService
 from tests.watchers import Watcher, attend
 
 LIFE = ["PENDING", "PROCESSING", "COMPLETE"]
@@ -257,6 +259,46 @@ def test_nobody_sees_a_strangers_events(closed_app: Flask) -> None:
         stream.close()
     assert row["id"].encode() in seen["alice"]
     assert row["id"].encode() not in seen["bob"]
+
+
+def test_a_revoked_key_ends_its_streams_and_its_wait(
+    closed_app: Flask, env: dict[str, str], tmp_path: Path
+) -> None:
+    with closed_app.app_context():
+        right, revoked = auth.create_key("alice"), auth.create_key("alice")
+    web = Web(tmp_path, {**env, "AUTH": "required", "LEASE_SECONDS": "300"})
+    BareService.start(web)
+    try:
+        web.wait()
+        headers = {"Authorization": f"Bearer {revoked}"}
+        form = {"file": ("a.txt", b"hello")}
+        row = requests.post(f"{web.url}/celery_upload", files=form, headers=headers, timeout=20).json()
+        file = f"{web.url}/files/{row['id']}"
+        addresses: dict[str, dict[str, str]] = {
+            f"{web.url}/events": {},
+            f"{file}/events": {},
+            file: {"Prefer": "wait=60"},
+        }
+        with ThreadPoolExecutor(4) as pool:
+            kept = requests.get(
+                f"{web.url}/events", headers={"Authorization": f"Bearer {right}"}, stream=True, timeout=30
+            )
+            asked = [
+                pool.submit(requests.get, address, headers={**headers, **more}, timeout=40)
+                for address, more in addresses.items()
+            ]
+            time.sleep(1)
+            began = time.monotonic()
+            with closed_app.app_context():
+                assert auth.revoke_key(revoked.split("_")[1])
+            statuses = [answer.result().status_code for answer in asked]
+        assert time.monotonic() - began < 15
+        assert statuses == [200, 200, 401]
+        pieces = kept.iter_content(None)
+        assert [next(pieces) for _ in range(3)], "the stream of a right key goes on"
+        kept.close()
+    finally:
+        web.kill()
 
 
 def read_some(stream: Any, last: bytes) -> Iterator[bytes]:
