@@ -21,8 +21,10 @@ READING = ("GET", "HEAD", "OPTIONS")
 TALKATIVE = ("botocore", "boto3", "urllib3", "kombu", "amqp", "celery")
 # No message of ours holds these, foreign ones might: passwords in addresses, keys, signatures of presigned urls.
 SECRET = re.compile(
-    r"(?<=://)[^/\s@]*:[^/\s]*(?=@)|\bfm_[\w-]+|(?i:(?<=bearer )\S+|(?<=x-amz-)(\w+-)*\w+=[^&\s'\"]+)"
+    r"(?<=://)[^/\s@:]{0,256}:[^/\s]{0,1024}(?=@)|\bfm_[\w-]+"
+    r"|(?i:(?<=bearer )\S+|(?<=x-amz-)[\w-]{1,64}=[^&\s'\"]+)"
 )
+LONGEST_TEXT = 32 * 1024  # a traceback is shorter
 REQUEST_FIELDS = ["method", "path", "status", "duration_ms", "owner"]
 
 Event = MutableMapping[str, Any]
@@ -124,4 +126,13 @@ def _ordered(_: object, __: str, event: Event) -> Event:
 
 
 def _without_secrets(_: object, __: str, event: Event) -> Event:
-    return {name: SECRET.sub("***", value) if isinstance(value, str) else value for name, value in event.items()}
+    return {name: _masked(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _masked(text: str) -> str:
+    """The text without secrets; of what is too long only its two ends stay."""
+    if len(text) > LONGEST_TEXT:
+        half = LONGEST_TEXT // 2
+        # A secret that the cut went through would look like none.
+        text = f"{text[:half].rpartition(' ')[0]} ... {text[-half:].partition(' ')[2]}"
+    return SECRET.sub("***", text)

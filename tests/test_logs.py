@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from io import BytesIO
@@ -171,3 +172,24 @@ def test_what_a_library_gives_away_is_hidden(text: str, shape: str) -> None:
     assert "***" in said
     assert SECRET not in said
     assert SECRET.replace("-", "_") not in said
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["x-amz-", "x-amz-a-", "://", "://a:", ":", "@", "a", "fm_", "bearer ", "x-amz-a=", "- ", "\n"],
+)
+def test_a_line_takes_little_time_whatever_is_in_it(piece: str) -> None:
+    text = piece * (400_000 // len(piece))
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "%s", (text,), None)
+    began = time.process_time()
+    said = logs.formatter("json").format(record)
+    assert time.process_time() - began < 0.5
+    assert len(said) < 100_000
+
+
+def test_a_secret_in_a_long_text_is_hidden_wherever_it_is_cut() -> None:
+    for before in range(logs.LONGEST_TEXT // 2 - 80, logs.LONGEST_TEXT // 2 + 20):
+        text = f"{'x ' * (before // 2)}redis://:{SECRET}@host{' y' * 40_000}"
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "%s", (text,), None)
+        said = logs.formatter("json").format(record)
+        assert SECRET[:4] not in said
