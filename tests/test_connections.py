@@ -381,3 +381,23 @@ def test_other_processes_name_a_wrong_setting_too(live: Live, command: str) -> N
     result = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode != 0
     assert result.stderr.strip() == "ferryman: WEB_CONCURRENCY must be a whole number, not 'two'."
+
+
+def test_a_failure_of_ours_is_a_problem_that_is_counted_and_closes(env: dict[str, str], tmp_path: Path) -> None:
+    web = Web(tmp_path, env)
+    web.command[-1] = "tests.failing:create_app()"
+    web.start()
+    try:
+        web.wait()
+        port = int(web.url.rpartition(":")[2])
+        for name in ("fails", "sends_what_no_header_may_hold", "fails_while_it_streams"):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(f"GET /{name}?token=hush HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                answer = b"".join(iter(lambda: client.recv(65536), b""))
+            see_refused(answer, 500)
+            assert named(answer)["x-request-id"] in web.text()
+        counted = requests.get(f"{web.url}/metrics", timeout=10).text
+        assert 'ferryman_errors_total{cause="Unexpected"} 3.0' in counted
+        assert "hush" not in web.text()
+    finally:
+        web.stop()
