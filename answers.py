@@ -55,6 +55,15 @@ PARAMETERS: dict[str, Piece] = {
     "IfNoneMatch": _header(
         "If-None-Match", text("The ETag of the answer that you have; if it is still right, the answer is a 304.")
     ),
+    "IfMatch": _header(
+        "If-Match", text("The ETag of the only bytes that you want, or `*`; else the answer is a 412.")
+    ),
+    "IfModifiedSince": _header(
+        "If-Modified-Since", text("A `Last-Modified` that you have; if it is still right, the answer is a 304.")
+    ),
+    "IfUnmodifiedSince": _header(
+        "If-Unmodified-Since", text("A date; if the file was in S3 only later, the answer is a 412.")
+    ),
     "Prefer": _header(
         "Prefer",
         text(
@@ -64,7 +73,9 @@ PARAMETERS: dict[str, Piece] = {
         ),
     ),
     "Range": _header("Range", text("Which bytes, with `proxy=1`; several ranges are answered by the whole file.")),
-    "IfRange": _header("If-Range", text("The ETag of the file whose range is asked for; else all of it comes.")),
+    "IfRange": _header(
+        "If-Range", text("The ETag or `Last-Modified` of the file whose range is asked for; else all of it comes.")
+    ),
     "LastEventId": _header(
         "Last-Event-ID",
         text("The id of the last event that you saw; what came after is told first.", pattern="^([0-9]{1,18})?$"),
@@ -250,6 +261,11 @@ RESPONSES: dict[str, Piece] = {
         _S.UNSUPPORTED_MEDIA_TYPE,
         "The body is not multipart/form-data, or files of this type are not taken.",
         "Send the file as multipart/form-data.",
+    ),
+    "PreconditionFailed": _problem(
+        _S.PRECONDITION_FAILED,
+        "The file is not what `If-Match` or `If-Unmodified-Since` asks for.",
+        "The file is not what If-Match names.",
     ),
     "NoSuchBytes": _problem(
         _S.REQUESTED_RANGE_NOT_SATISFIABLE,

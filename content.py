@@ -7,12 +7,13 @@ from typing import Any
 
 from flask import Blueprint, Response, redirect, request
 from sqlalchemy import Row
-from werkzeug.exceptions import RequestedRangeNotSatisfiable
-from werkzeug.http import dump_options_header, http_date
+from werkzeug.http import http_date
 from werkzeug.wrappers import Response as BaseResponse
 
+from disposition import attachment
 from errors import Conflict, InvalidQuery
 from models import UploadStatus
+from ranges import asked_span, is_not_modified
 from representation import own_file
 from services import services
 
@@ -30,7 +31,7 @@ def content(file_id: str) -> BaseResponse:
     get:
       operationId: getContent
       tags: [Files]
-      parameters: [FileId, Proxy, Range, IfRange, IfNoneMatch]
+      parameters: [FileId, Proxy, Range, IfRange, IfMatch, IfNoneMatch, IfModifiedSince, IfUnmodifiedSince]
       responses:
         200: Bytes
         206: SomeBytes
@@ -39,6 +40,7 @@ def content(file_id: str) -> BaseResponse:
         400: InvalidQuery
         404: NotFound
         409: Conflict
+        412: PreconditionFailed
         416: NoSuchBytes
         502: StoreError
     """
@@ -49,50 +51,48 @@ def content(file_id: str) -> BaseResponse:
         raise Conflict("The file is not in S3.", row.id)
     if proxy:
         return _stream(row)
-    address = services().store.presigned_url(row.key, _disposition(row.name), REDIRECT_SECONDS)
+    if request.method == "HEAD":
+        return _outline(row)
+    address = services().store.presigned_url(row.key, attachment(row.name), REDIRECT_SECONDS)
     response = redirect(address, HTTPStatus.FOUND)
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
 def _stream(row: Row[Any]) -> Response:
-    response = Response(content_type=row.content_type, headers=SAFE)
-    response.headers["Content-Disposition"] = _disposition(row.name)
-    response.headers["Accept-Ranges"] = "bytes"
+    response = Response(headers=SAFE)
     response.headers["Cache-Control"] = "private, no-cache"
     response.headers["Last-Modified"] = http_date(row.completed_at)
     response.set_etag(row.id)  # the bytes of an id never change
-    start, stop = _span(row.size, response)
-    if response.make_conditional(request).status_code == HTTPStatus.NOT_MODIFIED:
+    if is_not_modified(request, row.id, row.completed_at):
+        response.status_code = HTTPStatus.NOT_MODIFIED
         return response
+    _describe(response, row)
+    span = asked_span(request, row.size, row.id, row.completed_at)
+    start, stop = span or (0, row.size)
+    if span:
+        response.status_code = HTTPStatus.PARTIAL_CONTENT
+        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{row.size}"
     response.content_length = stop - start
     if request.method != "HEAD" and stop > start:
         response.response = services().store.read(row.key, start, stop)
     return response
 
 
-def _span(size: int, response: Response) -> tuple[int, int]:
-    """The bytes that are asked for, which the answer then says; several ranges are answered with the whole.
+def _outline(row: Row[Any]) -> Response:
+    """Answer HEAD of an address whose GET redirects to S3.
 
-    Raises:
-        RequestedRangeNotSatisfiable: there are no such bytes.
-
-    Source: RFC 9110, section 14.
+    A link is signed for one method, and who asks by HEAD often goes on by GET where HEAD ended: so that is here.
+    ETag and Last-Modified are left out, since those that come with the bytes are S3's.
     """
-    asked, condition = request.range, request.if_range
-    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
-        return 0, size
-    if condition.date or (condition.etag and condition.etag != response.get_etag()[0]):
-        return 0, size
-    span = asked.range_for_length(size)
-    if span is None:
-        raise RequestedRangeNotSatisfiable(size)
-    response.status_code = HTTPStatus.PARTIAL_CONTENT
-    response.headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{size}"
-    return span
+    response = Response(headers=SAFE)
+    _describe(response, row)
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
-def _disposition(name: str) -> str:
-    """Name the download as it was uploaded, without what a header cannot hold (RFC 6266)."""
-    printable = "".join(letter if letter.isprintable() else "_" for letter in name)
-    return dump_options_header("attachment", {"filename": printable})
+def _describe(response: Response, row: Row[Any]) -> None:
+    response.headers["Content-Type"] = row.content_type
+    response.headers["Content-Disposition"] = attachment(row.name)
+    response.headers["Accept-Ranges"] = "bytes"
+    response.content_length = row.size
