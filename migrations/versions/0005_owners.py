@@ -45,6 +45,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # Revision 0004 knows no erased files, and would show them again. Objects not deleted yet stay.
+    op.execute("DELETE FROM files WHERE erased_at IS NOT NULL")
     for table in ("reservations", "accounts", "api_keys"):
         op.drop_table(table)
     op.create_index("ix_files_created_at", "files", ["created_at", "id"])
