@@ -64,6 +64,8 @@ def init_app(app: Flask, uri: str, survive_power_loss: bool, threads: int = 20) 
         "max_overflow": min(threads, MAX_CONNECTIONS) - KEPT_CONNECTIONS,
         "pool_timeout": POOL_SECONDS,
         "pool_pre_ping": not sqlite,
+        # PgBouncer gives each transaction another connection, which does not know what an earlier one prepared.
+        "connect_args": {} if sqlite else {"prepare_threshold": None},
         "hide_parameters": True,  # an error is logged, what clients sent is not
     }
     db.init_app(app)
