@@ -30,7 +30,7 @@ BYTES_PER_SECOND = 1000
 TICK = 0.25
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="slow.txt"\r\n\r\n'
 
 
@@ -38,7 +38,7 @@ def upload_of(size: int) -> bytes:
     """An async upload on the wire."""
     body = PART + b"x" * size + b"\r\n--b--\r\n"
     head = f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body)}\r\n\r\n"
-    return b"POST /async_upload HTTP/1.1\r\nHost: test\r\n" + head.encode() + body
+    return b"POST /async_upload HTTP/1.1\r\nHost: localhost\r\n" + head.encode() + body
 
 
 class Crowd:
@@ -246,7 +246,7 @@ def test_behind_nginx_slow_clients_hold_no_thread(nginx: Nginx, web: Web, crowd:
 def test_the_server_waits_for_a_client_to_close_only_where_more_may_come(
     web: Web, crowd: Crowd, said: bytes, status: int, listens: bool
 ) -> None:
-    said = said.replace(b"Host: test", b"Host: test\r\nConnection: close")
+    said = said.replace(b"Host: localhost", b"Host: localhost\r\nConnection: close")
     if status == 404:
         said = said.replace(b"/async_upload", b"/other_upload")
     [client] = crowd.say(1, said)
@@ -276,8 +276,8 @@ def test_bodies_that_follow_each_other_are_told_apart(web: Web, crowd: Crowd, pi
 def test_an_answer_that_is_not_read_is_given_up(web: Web, crowd: Crowd) -> None:
     size = 32_000_000  # more than lies in sockets
     file_id = web.upload("normal", "large.bin", bytes(size)).json()["id"]
-    ask = f"GET /files/{file_id}/content?proxy=1 HTTP/1.1\r\nHost: test\r\n\r\n".encode()
-    [reading] = crowd.say(1, ask.replace(b"Host: test", b"Host: test\r\nConnection: close"))
+    ask = f"GET /files/{file_id}/content?proxy=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    [reading] = crowd.say(1, ask.replace(b"Host: localhost", b"Host: localhost\r\nConnection: close"))
     [other] = crowd.say(1, ask)
     assert len(answer_to(reading)) > size
     time.sleep(2 * PATIENCE)
@@ -292,7 +292,7 @@ def test_threads_that_wake_up_let_the_running_one_go_on(web: Web) -> None:
 
 
 def test_a_client_that_keeps_its_connection_is_answered_in_order_until_the_stop(web: Web, crowd: Crowd) -> None:
-    ask = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"
+    ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     [client] = crowd.say(1)
     client.settimeout(10)
     answers = b""
