@@ -9,14 +9,26 @@ from fnmatch import fnmatchcase
 
 import filetype
 
+from families import FIRM, LOOSE, are_alike, plain
+
 HEAD_BYTES = 8 * 1024  # as many as filetype looks at
 EMPTY = "application/x-empty"
 BINARY = "application/octet-stream"
-ZIP = "application/zip"
+PDF = "application/pdf"
+SVG = "image/svg+xml"
+PDF_HEADER_BYTES = 1024
+"""Readers look for its header so far (ISO 32000-1, note on 7.5.2)."""
+BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "image/heic"),
+    **dict.fromkeys((b"mif1", b"mif2", b"msf1", b"avci", b"avcs", b"jpeg"), "image/heif"),
+    **dict.fromkeys((b"avif", b"avis"), "image/avif"),
+}
+"""Source: https://mp4ra.org/registered-types/brands; all others are of films and sound."""
+QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+TRANSPORT_PACKETS = ((0, 188), (4, 192), (0, 204))
+"""Where the first sync byte of a transport stream may be, and how long its packets are (ISO 13818-1)."""
 VAGUE = {EMPTY, BINARY, "text/plain", "text/csv", "application/xml"}
 """What the bytes of many formats look like."""
-TELLING = ("image/*", "audio/*", "video/*", "font/*", "application/pdf", ZIP)
-"""Formats that begin with bytes of their own; what does not begin so is none of them."""
 TEXTUAL = {"application/pdf", "application/postscript", "application/rtf", "image/gif"}
 """Signatures that a text may begin with and mean; "BM" or "MZ" in front of a text is a word."""
 
@@ -74,7 +86,21 @@ def detect(head: bytes) -> str:
     found = filetype.guess(head)
     if found and (not is_text or found.mime in TEXTUAL):
         return f"font/{found.extension}" if "/font-" in found.mime else str(found.mime)
-    return _text_type(head) if is_text else BINARY
+    return _text_type(head) if is_text else _binary_type(head)
+
+
+def _binary_type(head: bytes) -> str:
+    """What filetype does not know."""
+    atom = head[4:8]
+    if atom == b"ftyp":
+        return BRANDS.get(head[8:12], "video/mp4")
+    if atom in QUICKTIME_ATOMS:
+        return "video/quicktime"
+    if any(head[start : start + 2 * size + 1 : size] == b"GGG" for start, size in TRANSPORT_PACKETS):
+        return "video/mp2t"
+    # A page or a script that has one further on is what it begins as.
+    is_pdf = b"%PDF-" in head[:PDF_HEADER_BYTES] and not head.lstrip().startswith((b"<", b"#!"))
+    return PDF if is_pdf else BINARY
 
 
 def _text_type(head: bytes) -> str:
@@ -84,9 +110,11 @@ def _text_type(head: bytes) -> str:
             return kind
     root = text[PROLOG.match(text).end() :]  # type: ignore[union-attr]
     if SVG_TAG.match(root):
-        return "image/svg+xml"
+        return SVG
     if HTML_TAG.match(root) or HTML_TAG.match(text.lstrip()):
         return "text/html"
+    if text.lstrip().startswith(b"%PDF-"):
+        return PDF
     if text.lstrip().startswith(b"<?xml"):
         return "application/xml"
     return "text/csv" if _is_csv(text) else "text/plain"
@@ -110,8 +138,8 @@ def refused_type(declared: str, detected: str, allowed: Collection[str], denied:
     Args:
         declared: the media type as its client declares it; parameters do not count.
         detected: the one that its bytes tell.
-        allowed: patterns such as `image/*`, for both types; none allows everything. Bytes that tell nothing are
-            taken for what they are declared to be, unless such a file always tells what it is.
+        allowed: patterns such as `image/*`, for both types; none allows everything. Bytes that
+            tell nothing, or another type of the same family, are no lie, unless such a file always tells itself.
         denied: patterns that neither type may match.
     """
     declared = declared.partition(";")[0].strip().lower()
@@ -122,19 +150,18 @@ def refused_type(declared: str, detected: str, allowed: Collection[str], denied:
         return None
     if not _matches(declared, allowed):
         return declared
-    if _matches(declared, TELLING):
-        confirmed = detected not in VAGUE and _matches(detected, allowed)
-    else:
-        # Word's, Java's and many more files are ZIP files that do not always tell it at their start.
-        is_container = detected == ZIP and declared.startswith("application/")
-        confirmed = detected in VAGUE or is_container or _matches(detected, allowed)
-    return None if confirmed else detected
+    return None if are_alike(declared, detected) or _confirms(declared, detected, allowed) else detected
+
+
+def _confirms(declared: str, detected: str, allowed: Collection[str]) -> bool:
+    """Returns True if bytes of another type do not prove that the declared one is a lie, or are taken anyhow."""
+    if detected not in VAGUE:
+        # A picture that runs scripts must say so.
+        return detected != SVG and _matches(detected, allowed)
+    kind = plain(declared)
+    return kind not in FIRM and (kind not in LOOSE or detected == BINARY)
 
 
 def _matches(kind: str, patterns: Collection[str]) -> bool:
-    """Whether a type matches a pattern; audio/x-wav is audio/wav (RFC 6648)."""
-    return any(fnmatchcase(_plain(kind), _plain(pattern.lower())) for pattern in patterns)
-
-
-def _plain(kind: str) -> str:
-    return kind.replace("/x-", "/")
+    """Whether a type matches a pattern."""
+    return any(fnmatchcase(plain(kind), plain(pattern)) for pattern in patterns)
