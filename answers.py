@@ -275,7 +275,8 @@ RESPONSES: dict[str, Piece] = {
     ),
     "KeyReused": _problem(
         _S.UNPROCESSABLE_ENTITY,
-        "The `Idempotency-Key` was used for another request; or, in normal mode, the file is infected.",
+        "The `Idempotency-Key` was used for another request; the form holds one chunk of a file, which is not"
+        " joined with the others; or, in normal mode, the file is infected.",
         "This Idempotency-Key was used for another request.",
     ),
     "LimitReached": _problem(

@@ -105,6 +105,18 @@ class Conflict(UploadError):
     status = HTTPStatus.CONFLICT
 
 
+class ChunkedUpload(UploadError):
+    """The request carries one of several chunks of a file, which are not joined here."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is one chunk of a file, and chunks sent as forms are not joined here; "
+            "turn chunking off in the client, so that it sends the whole file in one form."
+        )
+
+
 class KeyReused(UploadError):
     """An Idempotency-Key came again with another request."""
 

@@ -33,7 +33,9 @@ ONE_REQUEST_BYTES = 128 * MIB
 BESIDE_BYTES = 1 * MIB
 KEY = re.compile(r"\d{14}--.{1,100}-[0-9a-f]{16}\..{1,16}", re.ASCII)
 TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
-MEDIA_TYPE = re.compile(rf'{TOKEN}/{TOKEN}(?:[ \t]*;[ \t]*{TOKEN}=(?:{TOKEN}|"[ !#-\[\]-~]*"))*', re.ASCII)
+MEDIA_TYPE = re.compile(
+    rf'{TOKEN}/{TOKEN}[ \t]*(?:;[ \t]*(?:{TOKEN}=(?:{TOKEN}|"[ !#-\[\]-~]*")[ \t]*)?)*', re.ASCII
+)
 """RFC 9110, section 8.3.1, without quoted pairs."""
 
 
@@ -44,24 +46,25 @@ class Uploaded(NamedTuple):
     sha256: str | None
 
 
-def rename_file(filename: str, now: datetime | None = None) -> str:
+def rename_file(filename: str, now: datetime | None = None, content_type: str = "application/octet-stream") -> str:
     """Make the key under which a file goes to S3: UTC timestamp, `--`, safe name, random part, extension.
 
     Args:
         filename: the name as the client sent it; may be anything.
         now: the moment in the key; by default the present one.
+        content_type: its media type, which gives the key an extension where the name has none.
 
     Raises:
-        InvalidUpload: the name is empty, has no extension or holds a NUL.
+        InvalidUpload: the name is empty, or holds a NUL.
     """
-    name = PurePosixPath(filename.replace("\\", "/")).name
-    stem, _, extension = name.rpartition(".")
-    if not filename.strip():
+    name = PurePosixPath(filename.replace("\\", "/")).name.strip()
+    if not name.strip("."):
         raise InvalidUpload("The file has no name.")
     if "\0" in filename:
         raise InvalidUpload("The file's name holds a NUL character.")
-    if not stem.strip(". ") or not extension.strip():
-        raise InvalidUpload("The file's name has no extension.")
+    stem, _, extension = name.rpartition(".")
+    if not stem.strip(". ") or not extension.strip():  # as of Makefile, .profile, and a name that ends in a dot
+        stem, extension = name, (mimetypes.guess_extension(content_type.partition(";")[0]) or "").strip(".")
     stem = secure_filename(stem.lower())[:MAX_STEM] or "file"
     extension = secure_filename(extension.lower())[:MAX_EXTENSION] or "bin"
     timestamp = (now or datetime.now(UTC)).strftime("%Y%m%d%H%M%S")
@@ -76,18 +79,24 @@ def is_own_key(key: str) -> bool:
 def media_type(declared: str | None, filename: str) -> str:
     """Settle the media type of a file: as declared, or else guessed by its name.
 
+    Parameters that RFC 9110 does not allow, such as `codecs=vp8,opus` without quotes, are left out.
+
     Args:
-        declared: the part's Content-Type, if it has one.
+        declared: the part's Content-Type, if it has one; a range such as `image/*` declares nothing.
         filename: the name as the client sent it.
 
     Raises:
         InvalidUpload: the declared one is no media type.
     """
-    extension = filename.rpartition(".")[2]
-    content_type = declared or mimetypes.guess_type(f"file.{extension}")[0] or "application/octet-stream"
-    if len(content_type) > MAX_CONTENT_TYPE or not MEDIA_TYPE.fullmatch(content_type):
-        raise InvalidUpload("The file's Content-Type is not a media type.")
-    return content_type
+    whole = (declared or "").strip(" \t;")
+    essence = whole.partition(";")[0].rstrip(" \t")
+    if not whole or "*" in essence:
+        extension = filename.rpartition(".")[2]
+        return mimetypes.guess_type(f"file.{extension}")[0] or "application/octet-stream"
+    for content_type in (whole, essence):
+        if len(content_type) <= MAX_CONTENT_TYPE and MEDIA_TYPE.fullmatch(content_type):
+            return content_type
+    raise InvalidUpload("The file's Content-Type is not a media type.")
 
 
 def process_file_to_stream(file: BinaryIO, to_utf8: bool = False) -> BinaryIO | str:

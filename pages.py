@@ -7,6 +7,7 @@ import shlex
 from flask import Blueprint, Response, jsonify, make_response, render_template, request
 
 import auth
+import chunked_forms
 
 bp = Blueprint("pages", __name__)
 
@@ -65,6 +66,7 @@ def upload_help(mode: str) -> Response:
     ---
     get: {operationId: getHelp, tags: [Service], responses: {200: Help}}
     """
+    chunked_forms.refuse_look_up(request.args)
     if _wants_page():
         return _page(mode)
     host = request.headers.get("Host") or request.host  # as it was sent: not every name can be shown in Unicode

@@ -6,22 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
 
 from flask import Request
-from multipart import (
-    MultipartError,
-    MultipartSegment,
-    ParserLimitReached,
-    PushMultipartParser,
-)
+from multipart import MultipartError, MultipartSegment, ParserLimitReached
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import get_input_stream
 
+import chunked_forms
 from config import MIB, Config
 from digests import Digests
 from errors import EncodedUpload, InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
 from file import media_type, rename_file
+from form_parser import Event, FormParser
 from sniff import Head, refused_type
 from spool import Incoming
 
@@ -30,10 +26,6 @@ CHUNK_BYTES = 1 * MIB
 MIN_CHUNK_BYTES = 16 * 1024
 QUICK_SECONDS = 0.1
 MAX_NAME_BYTES = 255  # as in most file systems
-MAX_PARTS = 16
-MAX_PART_HEADER_BYTES = 8 * 1024
-
-Event: TypeAlias = MultipartSegment | bytes | None
 
 
 @dataclass
@@ -88,12 +80,16 @@ def receive_file(
     Source: RFC 7578. Digest fields of the request speak of its whole body, those of the part of the file.
     """
     received: Received | None = None
+    others = _Others()
     in_file = False
     for event in _form_events(request, config.MAX_CONTENT_LENGTH):
         if isinstance(event, MultipartSegment):
-            in_file = event.filename is not None or event.name == FIELD
+            in_file = bool(event.filename)
             if in_file:
+                chunked_forms.refuse_chunk(others.fields)
                 received = _accept(event, received, config, also_digest)
+            else:
+                others.begin(event)
         elif in_file and received:
             if event:
                 incoming.write(event)
@@ -102,10 +98,43 @@ def receive_file(
             if not received.detected_type and (event is None or received.head.is_full):
                 _settle_type(received, config)
             on_chunk(received, event or b"")
+        elif event:
+            others.update(event)
+    chunked_forms.refuse_chunk(others.fields)
     if received is None:
-        raise InvalidUpload(f"The form has no file in the field '{FIELD}'.")
+        raise InvalidUpload(others.why_no_file)
     received.digests.verify()
     return received
+
+
+class _Others:
+    """The parts of a form that carry no file: text, and file inputs that were left empty."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, str] = {}
+        """What the fields hold that tell a chunk."""
+        self.why_no_file = f"The form has no file in the field '{FIELD}'."
+        self._name = ""
+        self._is_nameless = False
+
+    def begin(self, part: MultipartSegment) -> None:
+        """Begin a part."""
+        self._name, self._is_nameless = part.name, part.filename is not None
+        if part.name == FIELD:
+            holds_text = f"The field '{FIELD}' holds text, not a file."
+            self.why_no_file = "The file has no name." if self._is_nameless else holds_text
+
+    def update(self, content: bytes) -> None:
+        """Take note of a part's content.
+
+        Raises:
+            InvalidUpload: it is a file without a name.
+        """
+        if self._is_nameless:
+            raise InvalidUpload("The file has no name.")
+        if self._name in chunked_forms.FIELDS:
+            known = self.fields.get(self._name, "")
+            self.fields[self._name] = (known + content.decode(errors="replace"))[: chunked_forms.MAX_VALUE_BYTES]
 
 
 def _accept(
@@ -114,15 +143,13 @@ def _accept(
     """Judge a file by its header, before its bytes are read."""
     if part.name != FIELD or earlier is not None:
         raise InvalidUpload(f"Send exactly one file, in the field '{FIELD}'.")
-    if part.filename is None:
-        raise InvalidUpload(f"The field '{FIELD}' holds text, not a file.")
-    if len(part.filename.encode()) > MAX_NAME_BYTES:
+    if len(part.filename.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
         raise InvalidUpload(f"A file's name may have {MAX_NAME_BYTES} bytes at most.")
-    key = config.S3_KEY_PREFIX + rename_file(part.filename)
+    content_type = media_type(part.header("Content-Type"), part.filename)
     return Received(
         name=part.filename,
-        content_type=media_type(part.header("Content-Type"), part.filename),
-        key=key,
+        content_type=content_type,
+        key=config.S3_KEY_PREFIX + rename_file(part.filename, content_type=content_type),
         digests=Digests(partial(_field, part), also_digest),
     )
 
@@ -147,22 +174,22 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
         raise UnsupportedUpload("Send the file as multipart/form-data.")
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise EncodedUpload("The body must not be compressed; send it without Content-Encoding.")
+    chunked_forms.refuse_range(request.headers)
+    chunked_forms.refuse_chunk(request.args)
+    parser = FormParser(request.headers["Content-Type"])
+    whole = Digests(request.headers.get)
     try:
-        parser = PushMultipartParser(
-            request.mimetype_params.get("boundary", ""),
-            max_header_size=MAX_PART_HEADER_BYTES,
-            max_segment_count=MAX_PARTS,
-        )
-        whole = Digests(request.headers.get)
         with parser:
             for chunk in _chunks(request, max_bytes):
                 whole.update(chunk)
-                yield from parser.parse(chunk)
+                yield from parser.events(chunk)
+            yield from parser.events(b"")
         whole.verify()
     except ParserLimitReached as error:
         raise UploadTooLarge(f"{error}.") from error
     except MultipartError as error:
-        raise InvalidUpload("The form is malformed or was cut off.") from error
+        has_length = request.content_length is not None or "Transfer-Encoding" in request.headers
+        raise InvalidUpload(parser.explain(error, has_length)) from error
 
 
 def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:

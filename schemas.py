@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from events import PROGRESS, STATUS
+from form_parser import MAX_PARTS
 from listing import MAX_PAGE
 from models import UploadStatus
-from receive import FIELD, MAX_PARTS
+from receive import FIELD
 from tasks import RUNS
 
 Piece = dict[str, Any]

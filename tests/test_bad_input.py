@@ -91,10 +91,7 @@ REFUSED_FORMS: dict[str, tuple[list[tuple[str, str | None, bytes]], int, str]] =
     "a file and another": ([("file", "a.txt", b"x"), ("more", "b.txt", b"y")], 400, "exactly one"),
     "no name": ([("file", "", b"x")], 400, "no name"),
     "blank name": ([("file", "  ", b"x")], 400, "no name"),
-    "no extension": ([("file", "README", b"x")], 400, "extension"),
-    "only extension": ([("file", ".txt", b"x")], 400, "extension"),
-    "only dots": ([("file", "../..", b"x")], 400, "extension"),
-    "trailing dot": ([("file", "a.", b"x")], 400, "extension"),
+    "only dots": ([("file", "../..", b"x")], 400, "no name"),
     "too many parts": ([(f"f{number}", None, b"") for number in range(20)], 413, "count"),
     "type not taken": ([("file", "a.pdf", b"x")], 415, "application/pdf"),
 }
@@ -189,7 +186,7 @@ def raw(live: Live, rest: bytes, half_close: bool = True) -> bytes:
     host, port = live.web.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(
-            b"POST /async_upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"POST /async_upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n" + rest
         )
         if half_close:
@@ -214,7 +211,7 @@ def test_a_connection_that_is_reset_leaves_nothing(live: Live) -> None:
     before = live.leftovers()
     with socket.create_connection((host, int(port))) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        head = b"POST /async_upload HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n"
+        head = b"POST /async_upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n"
         connection.sendall(head + b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + HEAD + b"x")
         wait_for(lambda: live.leftovers() != before, what="spool file")
     wait_for(lambda: live.leftovers() == before, what="clean spool")

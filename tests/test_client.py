@@ -35,6 +35,7 @@ from tests.stack import BUCKET, ROOT, RedisServer, S3Server, wait_for
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+REFUSED = "..."  # a name that is none
 KEY = "fm_0123456789ab_very-secret"
 MODES = ("normal", "async", "celery")
 
@@ -172,19 +173,19 @@ def test_as_a_command_of_flask(kit: Kit, tmp_path: Path) -> None:
 
 
 def test_what_is_refused_is_told_and_the_others_land(commands: Commands) -> None:
-    refused, _ = new_file(commands.folder, "nameless")
+    refused, _ = new_file(commands.folder, REFUSED)
     taken, _ = new_file(commands.folder)
     lines = commands.upload(refused, taken, expected=1)
     [problem] = [line for line in lines if line["problem"]]
     assert (problem["source"], problem["file"], problem["problem"]["status"]) == (str(refused), None, 400)
     assert [line["file"]["upload_status"] for line in lines if line["file"]] == ["COMPLETE"]
     _, err = commands.run("upload", refused, expected=1)
-    assert err == f"{refused}: The file's name has no extension. (400)\n"
+    assert err == f"{refused}: The file has no name. (400)\n"
 
 
 def test_a_large_refused_file_is_told_why(commands: Commands) -> None:
     """The service answers before it has read it all."""
-    path, _ = new_file(commands.folder, "nameless", 20_000_000)
+    path, _ = new_file(commands.folder, REFUSED, 20_000_000)
     assert commands.upload(path, expected=1)[0]["problem"]["status"] == 400
 
 

@@ -40,6 +40,10 @@ KEY = re.compile(r"\d{14}--[A-Za-z0-9._-]{1,100}-[0-9a-f]{16}\.[a-z0-9_.-]{1,16}
         ("x." + "y" * 5000, "x", "y" * 16),
         ("con.txt", "con", "txt"),
         ("\u202egnp.exe", "gnp", "exe"),
+        ("Makefile", "makefile", "bin"),
+        (".profile", "profile", "bin"),
+        ("a.", "a", "bin"),
+        ("a. ", "a", "bin"),
     ],
 )
 def test_any_name_makes_a_safe_key(name: str, stem: str, extension: str) -> None:
@@ -54,7 +58,7 @@ def test_equal_names_in_one_instant_make_two_keys() -> None:
     assert len({rename_file("a.txt", now) for _ in range(1000)}) == 1000
 
 
-@pytest.mark.parametrize("name", ["", " ", "README", ".txt", "..", "../..", "a.", "a. ", "nul\0.txt"])
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../..", "nul\0.txt"])
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(InvalidUpload):
         rename_file(name)
@@ -75,7 +79,7 @@ def test_the_media_type_is_declared_or_guessed(declared: str | None, name: str, 
     assert media_type(declared, name) == expected
 
 
-@pytest.mark.parametrize("declared", ["nonsense", "a/b/c", "a/b\nX: y", "text/plain;", "ä/b", "a/" + "b" * 300])
+@pytest.mark.parametrize("declared", ["nonsense", "a/b/c", "a/b\nX: y", "ä/b", "a/" + "b" * 300])
 def test_a_declared_type_that_is_none_is_refused(declared: str) -> None:
     with pytest.raises(InvalidUpload):
         media_type(declared, "a.txt")
