@@ -105,6 +105,8 @@ def _without_words(filename: str | None) -> str | None:
     if filename is None or not ENCODED_WORDS.fullmatch(filename):
         return filename
     try:
-        return str(make_header(decode_header(filename)))
+        decoded = str(make_header(decode_header(filename)))
+        decoded.encode()  # UTF-7 can say half a character
     except (HeaderParseError, LookupError, ValueError):
         return filename
+    return decoded

@@ -65,18 +65,17 @@ class FormParser(PushMultipartParser):  # type: ignore[misc]
         """Parse the next bytes of the form; no bytes are its end."""
         if not self._first:
             self._first = chunk[:FIRST_BYTES]
-            if self._first.partition(b"--" + self.boundary)[2][:1] in (b" ", b"\t"):
+            line = b"--" + self.boundary
+            if line + b" " in self._first or line + b"\t" in self._first:
                 self._held = b"\r\n"
-                self._padding = re.compile(
-                    rb"(?<=\r\n)(--" + re.escape(self.boundary) + rb"(?:--)?)[ \t]+(?=\r\n)"
-                )
+                self._padding = re.compile(rb"(?<=\r\n)(" + re.escape(line) + rb"(?:--)?)[ \t]+(?=\r\n)")
         if self._padding:
             chunk = self._without_padding(self._padding, chunk)
         if chunk:
             yield from self.parse(chunk)
 
     def _without_padding(self, padding: re.Pattern[bytes], chunk: bytes) -> bytes:
-        """Drop the blanks after boundaries (RFC 2046, section 5.1.1), for a client whose first one has them.
+        """Drop the blanks after boundaries (RFC 2046, section 5.1.1), for a client whose form begins with such.
 
         What may be the beginning of such a line is held until its end is here.
         """
