@@ -128,7 +128,7 @@ def _finish(row: Row[Any], run_id: str, uploaded: Uploaded) -> None:
         _leave_nothing_of_an_erased(row)
         return
     metrics().delivery.labels(row.mode).observe((utcnow() - row.created_at).total_seconds())
-    if uploaded.sha256:
+    if uploaded.sha256 or row.sha256:
         services().spool.drop(row.id)
     if row.attempts > 1:
         # An earlier run may have died in mid-part; the row is COMPLETE, so nobody needs its parts.

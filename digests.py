@@ -47,6 +47,10 @@ class Digests:
         """The digest so far, for a name that was asked for."""
         return self._hashes[name].hexdigest()
 
+    def known(self, name: str) -> str | None:
+        """The same; None for one that neither the client nor we have asked for."""
+        return self.hexdigest(name) if name in self._hashes else None
+
     def verify(self) -> None:
         """See that the bytes are what the client says.
 

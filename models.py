@@ -107,7 +107,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     )
     url: Mapped[str | None] = mapped_column(Text)
     sha256: Mapped[str | None] = mapped_column(String(64))
-    """In hexadecimal; None until it is taken, which for a file that was sent while it arrived is after its end."""
+    """In hexadecimal; None until it is taken. The request may ask for it; else it is taken by the delivery, or,
+    of a file that was sent while it arrived, after its end."""
     bytes_sent: Mapped[int] = mapped_column(BigInteger, default=0)
     """How much of it the present run has sent to S3."""
     attempts: Mapped[int] = mapped_column(default=0)
@@ -221,13 +222,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def complete(cls, file_id: str, run_id: str, url: str, sha256: str | None) -> bool:
-        """PROCESSING -> COMPLETE, with its SHA-256 if that is known yet; False if the run has lost its lease."""
+        """PROCESSING -> COMPLETE, with its SHA-256 if that is known; False if the run has lost its lease."""
         return cls._end(_COMPLETE, of_file=file_id, run=run_id, to_url=url, to_sha256=sha256, now=utcnow())
 
     @classmethod
     def digested(cls, file_id: str, sha256: str) -> bool:
-        """Tell the SHA-256 of a COMPLETE row; False if it is not COMPLETE."""
-        return cls._move(file_id, [cls.upload_status == UploadStatus.COMPLETE], None, sha256=sha256)
+        """Tell the SHA-256 of a COMPLETE row; False if it is not COMPLETE, or has one."""
+        lacks_it = [cls.upload_status == UploadStatus.COMPLETE, cls.sha256.is_(None)]
+        return cls._move(file_id, lacks_it, None, sha256=sha256)
 
     @classmethod
     def fail(cls, file_id: str, run_id: str, error: str) -> bool:
@@ -396,7 +398,7 @@ _FAIL = _ENDING.values(upload_status=UploadStatus.ERROR, error=bindparam("reason
 _COMPLETE = _ENDING.values(
     upload_status=UploadStatus.COMPLETE,
     url=bindparam("to_url"),
-    sha256=bindparam("to_sha256"),
+    sha256=func.coalesce(bindparam("to_sha256", type_=String), File.sha256),
     error=None,
     completed_at=bindparam("now"),
     bytes_sent=File.size,

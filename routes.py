@@ -201,6 +201,7 @@ def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> S
         content_type=received.content_type,
         detected_type=received.detected_type,
         crc64nvme=incoming.crc64nvme,
+        sha256=received.digests.known("sha256"),
         spool_id=ferry.spool.id,
         upload_status=UploadStatus.PENDING,
         attempts=0,

@@ -127,7 +127,7 @@ def connect(web: Web, length: int) -> socket.socket:
     host, port = web.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=20)
     connection.sendall(
-        b"POST /normal_upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"POST /normal_upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\n"
         b"Content-Length: %d\r\n\r\n" % length
     )
