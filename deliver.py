@@ -70,7 +70,7 @@ def _run(row: Row[Any], run_id: str, stream: Source, retry: bool) -> UploadError
         log.warning("file %s was not delivered: %s", row.id, error.detail)
         if retry:  # else it is the answer to a request, and counted there
             metrics().failed(type(error).__name__)
-        if _fail(row, run_id, error.detail, _attempts_for(error) if retry else 1):
+        if _fail(row, run_id, error.detail, _attempts_for(error) if retry else 1, error.retry_after):
             error.file_id = row.id
             return error
     except Exception:
@@ -160,11 +160,11 @@ def _leave_nothing_of_an_erased(row: Row[Any]) -> None:
         services().store.delete(row.key)
 
 
-def _fail(row: Row[Any], run_id: str, reason: str, max_attempts: int) -> bool:
+def _fail(row: Row[Any], run_id: str, reason: str, max_attempts: int, retry_after: int | None = None) -> bool:
     """Return the row to PENDING if attempts remain, else fail it. Returns False if another run holds the lease."""
     if row.attempts >= max_attempts or utcnow() >= row.retry_until:
         return File.fail(row.id, run_id, reason)
-    if not File.give_back(row.id, run_id, backoff_seconds(row.attempts), reason):
+    if not File.give_back(row.id, run_id, max(backoff_seconds(row.attempts), retry_after or 0), reason):
         return False
     metrics().retries.labels(row.mode).inc()
     return True

@@ -75,7 +75,7 @@ def translate(error: Exception) -> StoreError:
         error: what boto3 has raised.
     """
     if isinstance(error, ClientError):
-        return _from_answer(error.response)
+        return _from_answer(error.response, error.operation_name)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StoreRefused("There are no S3 credentials.")
     if isinstance(error, BotoCoreError) and "Parse" not in type(error).__name__:
@@ -84,11 +84,13 @@ def translate(error: Exception) -> StoreError:
     return StoreError("S3 gave an answer that cannot be read.")
 
 
-def _from_answer(answer: Mapping[str, Any]) -> StoreError:
+def _from_answer(answer: Mapping[str, Any], operation: str) -> StoreError:
     found, metadata = answer.get("Error", {}), answer.get("ResponseMetadata", {})
     status, headers = int(metadata.get("HTTPStatusCode", 0)), metadata.get("HTTPHeaders", {})
-    code = _plain(found.get("Code", ""))
-    code = HEAD_CODES.get(code, code)
+    said = _plain(found.get("Code", "")) or str(status)
+    code = HEAD_CODES.get(said, said)
+    # Some stores give text/html to XML and to HEAD, so the type tells only where no error of S3 could be read.
+    is_page = said.isdigit() and not operation.startswith("Head") and "html" in headers.get("content-type", "")
     message = _plain(found.get("Message", ""))
     facts: Any = {
         "code": code,
@@ -97,16 +99,12 @@ def _from_answer(answer: Mapping[str, Any]) -> StoreError:
         "retry_after": _seconds(headers.get("retry-after", "")),
     }
     heals = code in HEALING or status in HEALING_STATUSES or (status >= 500 and status != NOT_IMPLEMENTED)
-    detail = _page(status, headers) or (_healing(code, status) if heals else _refusal(code, found, headers))
+    detail = _healing(code, status) if heals else _refusal(code, found, headers)
+    if is_page:
+        detail = f"S3_ENDPOINT_URL answers {status} with a web page, so it is no S3 that answers."
     if message and message not in detail:
         log.info("S3 answers %s %s: %s", status, code, message)
     return (StoreError if heals else StoreRefused)(detail, **facts)
-
-
-def _page(status: int, headers: Mapping[str, str]) -> str:
-    if "html" not in headers.get("content-type", ""):
-        return ""
-    return f"S3_ENDPOINT_URL answers {status} with a web page, so it is no S3 that answers."
 
 
 def _healing(code: str, status: int) -> str:
