@@ -68,8 +68,8 @@ PARAMETERS: dict[str, Piece] = {
         "Prefer",
         text(
             "`wait=20` answers as soon as the file is not what your `If-None-Match` says (without one: what it is"
-            f" now), or after so many seconds, {LONGEST_WAIT_SECONDS} at most (RFC 7240). A file that is COMPLETE"
-            " or in ERROR is answered at once."
+            f" now), or after so many seconds, {LONGEST_WAIT_SECONDS} at most (RFC 7240). A file that is in"
+            " ERROR, or COMPLETE with its `sha256`, is answered at once."
         ),
     ),
     "Range": _header("Range", text("Which bytes, with `proxy=1`; several ranges are answered by the whole file.")),

@@ -139,18 +139,27 @@ def _finish(row: Row[Any], run_id: str, uploaded: Uploaded) -> None:
 
 
 def take_digest(file_id: str) -> None:
-    """Take the SHA-256 of a file that was sent while it arrived, and let its bytes go; nothing waits for it."""
+    """Take the SHA-256 of a file that was sent while it arrived, and let its bytes go."""
     ferry, row = services(), File.find(file_id)
-    if row is None or row.upload_status != UploadStatus.COMPLETE:
+    if row is None or row.upload_status != UploadStatus.COMPLETE or row.sha256:
         return
+    sha256 = None
     try:
-        info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
-        File.digested(file_id, digest_file(ferry.spool.open(file_id), info))
-    except FileNotFoundError:
-        return
-    except BytesLost as error:
+        sha256 = _late_digest(file_id, ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme))
+    except UploadError as error:
         log.warning("file %s has no digest: %s", file_id, error.detail)
+    File.digested(file_id, sha256)
     ferry.spool.drop(file_id)
+
+
+def _late_digest(file_id: str, info: ObjectInfo) -> str | None:
+    """Take it of the bytes in the spool, or else of those in S3, which are the file by now."""
+    ferry = services()
+    try:
+        return digest_file(ferry.spool.open(file_id), info)
+    except (FileNotFoundError, BytesLost):
+        log.warning("file %s has lost its bytes in the spool; its digest is taken of those in S3", file_id)
+    return adopt_file(ferry.store, info).sha256
 
 
 def _leave_nothing_of_an_erased(row: Row[Any]) -> None:

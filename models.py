@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-from blinker import Namespace
+from blinker import NamedSignal, Namespace
 from flask import current_app
 from sqlalchemy import (
     BigInteger,
@@ -45,6 +45,9 @@ LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts 
 
 file_ended = Namespace().signal("file-ended")
 """A file has become COMPLETE or ERROR; sent by the app with `connection` and `file_id`, in that transaction."""
+
+file_settled = Namespace().signal("file-settled")
+"""A COMPLETE file has its SHA-256, or will never have one, or a file was deleted; sent in the same way."""
 
 
 class UploadStatus(enum.StrEnum):
@@ -215,7 +218,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def renew(cls, file_id: str, run_id: str, lease_seconds: float, bytes_sent: int | None = None) -> bool:
         """Prolong the run's lease from now, and tell how much it has sent; False if the run has lost it."""
-        progress = {} if bytes_sent is None else {"bytes_sent": bytes_sent}
+        progress: dict[str, Any] = {} if bytes_sent is None else {"bytes_sent": bytes_sent}
         due_at = utcnow() + timedelta(seconds=lease_seconds)
         event = events.PROGRESS if progress else None
         return cls._move(file_id, cls._held_by(run_id), event, due_at=due_at, **progress)
@@ -226,10 +229,10 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return cls._end(_COMPLETE, of_file=file_id, run=run_id, to_url=url, to_sha256=sha256, now=utcnow())
 
     @classmethod
-    def digested(cls, file_id: str, sha256: str) -> bool:
-        """Tell the SHA-256 of a COMPLETE row; False if it is not COMPLETE, or has one."""
+    def digested(cls, file_id: str, sha256: str | None) -> bool:
+        """Tell the SHA-256 of a COMPLETE row, or None if nobody can; False if it is not COMPLETE, or has one."""
         lacks_it = [cls.upload_status == UploadStatus.COMPLETE, cls.sha256.is_(None)]
-        return cls._move(file_id, lacks_it, None, sha256=sha256)
+        return cls._move(file_id, lacks_it, None, file_settled, sha256=sha256)
 
     @classmethod
     def fail(cls, file_id: str, run_id: str, error: str) -> bool:
@@ -275,6 +278,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         return cls._move(
             file_id,
             [cls.owner == owner, cls.erased_at.is_(None)],
+            signal=file_settled,
             # What a run is sending now may still arrive until its lease is over.
             due_at=case((is_running, cls.due_at), else_=now),
             upload_status=UploadStatus.ERROR,
@@ -340,23 +344,34 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def _move(
-        cls, file_id: str, where: Sequence[ColumnElement[bool]], event: str | None = events.STATUS, **values: Any
+        cls,
+        file_id: str,
+        where: Sequence[ColumnElement[bool]],
+        event: str | None = events.STATUS,
+        signal: NamedSignal | None = None,
+        **values: Any,
     ) -> bool:
         with transaction() as connection:
             moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
             if moved and event:
                 events.record(connection, file_id, event)
+            if moved and signal:
+                _send(signal, connection, file_id)
             return moved
 
     @classmethod
     def _end(cls, move: Update, of_file: str, **values: Any) -> bool:
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
         with transaction() as connection:
             ended = connection.execute(move, {"of_file": of_file, **values}).rowcount == 1
             if ended:
                 events.record(connection, of_file)
-                file_ended.send(app, connection=connection, file_id=of_file)
+                _send(file_ended, connection, of_file)
             return ended
+
+
+def _send(signal: NamedSignal, connection: Connection, file_id: str) -> None:
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    signal.send(app, connection=connection, file_id=file_id)
 
 
 def _is_due(now: Any, far: Any) -> ColumnElement[bool]:

@@ -64,7 +64,9 @@ FILE: Piece = {
     "detected_type": text("The media type that its first bytes tell.", "application/pdf"),
     "sha256": or_null(
         text(
-            "SHA-256 of its bytes, in hexadecimal; of a large file in normal mode known soon after COMPLETE.",
+            "SHA-256 of its bytes, in hexadecimal; null until it is known: from the start if the request had an"
+            " Idempotency-Key or the file's part a sha-256 digest, else when the file is COMPLETE; of a file of"
+            " 16 MiB or more in normal mode soon after that, and `Prefer: wait` waits for it.",
             SHA256,
         )
     ),

@@ -29,6 +29,7 @@ bp = Blueprint("streams", __name__)
 ALIVE_SECONDS = 15.0
 RECONNECT_MS = 2000
 LONGEST_WAIT_SECONDS = 60
+DIGEST_LOOK_SECONDS = 0.25
 LONGEST_STREAM_SECONDS = 600.0  # then the client comes again
 FINAL = (UploadStatus.COMPLETE, UploadStatus.ERROR)
 NUMBER = re.compile(r"\d{1,18}", re.ASCII)
@@ -44,13 +45,18 @@ def preferred_wait() -> int:
 
 
 def wait_for_change(row: Row[Any], seconds: int) -> None:
-    """Wait until a file is no longer what it was, for so long at most; not at all if too many are watching."""
-    if row.upload_status in FINAL:
+    """Wait until a file is no longer what it was, for so long at most; not at all if too many are watching.
+
+    Of a COMPLETE file only its SHA-256 can change, from None. No event tells of that, so the row is looked at.
+    """
+    lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
+    if row.upload_status in FINAL and not lacks_digest:
         return
+    pause = DIGEST_LOOK_SECONDS if lacks_digest else seconds
     ends_at, key = time.monotonic() + seconds, auth.KeyCheck()
     with suppress(Busy, Closed), services().hub.watching(this_app(), row.owner, row.id) as (watcher, _):
         while own_file(row.id).updated_at == row.updated_at and time.monotonic() < ends_at:
-            watcher.take(min(max(0.0, ends_at - time.monotonic()), key.seconds_left()))
+            watcher.take(min(max(0.0, ends_at - time.monotonic()), key.seconds_left(), pause))
             if key.fails():
                 raise Unauthorized("The key was revoked.")
 

@@ -11,10 +11,11 @@ from sqlalchemy import Connection, Row, String, Text, delete, insert, select, up
 from sqlalchemy.orm import Mapped, mapped_column
 
 from database import UtcDateTime, db, new_id, transaction, utcnow
-from models import File, file_ended
+from models import File, UploadStatus, file_ended, file_settled
 from representation import file_json, rfc3339
 
 KEEP = timedelta(days=7)
+HELD = timedelta(hours=1)  # longer than a SHA-256 takes; then the message goes without it
 
 
 class Webhook(db.Model):  # type: ignore[name-defined,misc]
@@ -41,6 +42,7 @@ def init_app(app: Flask) -> None:
     """Write a message for every file that ends, if there is anybody to send it to."""
     if app.extensions["ferryman"].config.WEBHOOK_URL:
         file_ended.connect(_record, sender=app)
+        file_settled.connect(_release, sender=app)
 
 
 def claim(lease_seconds: float) -> Row[Any] | None:
@@ -114,22 +116,43 @@ def forget_old() -> None:
 def _record(app: Flask, connection: Connection, file_id: str) -> None:
     """Write the message in the transaction that ended the file, so that there is one exactly if it has ended.
 
+    It is held back where the SHA-256 follows.
+
     Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
     row = connection.execute(select(File).where(File.id == file_id)).one()
     kind = f"file.{row.upload_status.lower()}"
+    lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
     payload = {"type": kind, "timestamp": rfc3339(row.updated_at), "data": file_json(row)}
     message = {
         "id": f"msg_{new_id()}",
         "file_id": row.id,
         "owner": row.owner,
         "type": kind,
-        "body": json.dumps(payload, separators=(",", ":")),
+        "body": _json(payload),
         "created_at": row.updated_at,
-        "due_at": row.updated_at,
+        "due_at": row.completed_at + HELD if lacks_digest else row.updated_at,
         "attempts": 0,
     }
     connection.execute(insert(Webhook).values(**message))
+
+
+def _release(app: Flask, connection: Connection, file_id: str) -> None:
+    """Send the message that is held back for a file; it tells what the file is now, unless that was deleted."""
+    row = connection.execute(select(File).where(File.id == file_id)).one()
+    if row.completed_at is None:
+        return
+    held = [Webhook.file_id == file_id, Webhook.due_at == row.completed_at + HELD]
+    body = connection.scalar(select(Webhook.body).where(*held))
+    if body is None:
+        return
+    if row.upload_status == UploadStatus.COMPLETE:
+        body = _json(json.loads(body) | {"data": file_json(row)})
+    connection.execute(update(Webhook).where(*held).values(body=body, due_at=utcnow()))
+
+
+def _json(payload: dict[str, Any]) -> str:
+    return json.dumps(payload, separators=(",", ":"))
 
 
 def _settle(message: Row[Any], **values: Any) -> bool:

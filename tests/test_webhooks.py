@@ -433,3 +433,56 @@ def test_without_an_address_nothing_is_written(env: dict[str, str]) -> None:
         end_a_file(app)
         with app.app_context():
             assert webhooks.log() == []
+
+
+def end_without_digest(app: Flask) -> str:
+    """Bring a file to COMPLETE, and leave its digest for later."""
+    form = {"file": (BytesIO(b"hello"), "a.txt")}
+    row: Any = app.test_client().post("/celery_upload", data=form).json
+    with app.app_context():
+        File.claim(row["id"], "run", 60)
+        File.complete(row["id"], "run", "url", None)
+    return str(row["id"])
+
+
+def test_a_message_that_waits_for_a_digest_goes_without_it_after_an_hour(
+    either: Flask, receiver: Receiver
+) -> None:
+    """As when its host is lost."""
+    file_id = end_without_digest(either)
+    send(either)
+    assert receiver.got == []
+    with either.app_context():
+        [message] = webhooks.log()
+        assert timedelta(minutes=59) < message.due_at - utcnow() <= timedelta(hours=1)
+    make_due(either)
+    send(either)
+    with either.app_context():
+        assert File.digested(file_id, "f" * 64)
+        assert not File.digested(file_id, "0" * 64)
+    send(either)
+    [(_, body)] = receiver.got
+    assert json.loads(body)["data"]["sha256"] is None
+
+
+def test_a_digest_sends_its_own_message_only(either: Flask, receiver: Receiver) -> None:
+    first, second = end_without_digest(either), end_without_digest(either)
+    with either.app_context():
+        assert File.digested(second, "f" * 64)
+        assert not File.digested(second, None)
+    send(either)
+    with either.app_context():
+        assert File.digested(first, "0" * 64)
+    send(either)
+    send(either)
+    told = [json.loads(body)["data"] for _, body in receiver.got]
+    assert [(file["id"], file["sha256"]) for file in told] == [(second, "f" * 64), (first, "0" * 64)]
+
+
+def test_a_file_that_is_deleted_before_its_digest_is_told_of_at_once(either: Flask, receiver: Receiver) -> None:
+    file_id = end_without_digest(either)
+    assert either.test_client().delete(f"/files/{file_id}").status_code == 204
+    send(either)
+    [(_, body)] = receiver.got
+    message = json.loads(body)
+    assert (message["type"], message["data"]["upload_status"]) == ("file.complete", "COMPLETE")
