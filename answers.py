@@ -89,7 +89,11 @@ PARAMETERS: dict[str, Piece] = {
     "Mode": _query("mode", text("Only files that went this way.", enum=list(RUNS))),
     "Name": _query(
         "name",
-        text("Only files with this in their name, in any case.", pattern=r"^[^\x00]*$", maxLength=MAX_NAME),
+        text(
+            "Only files with this in their name, in any case and Unicode form.",
+            pattern=r"^[^\x00]*$",
+            maxLength=MAX_NAME,
+        ),
     ),
 }
 

@@ -37,6 +37,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 import events
 from database import BATCH, UtcDateTime, batched, db, transaction, utcnow
+from names import fold
 
 FileRow: TypeAlias = Row[Any] | SimpleNamespace
 """A row that was read, or one that is about to be written."""
@@ -89,6 +90,9 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     owner: Mapped[str] = mapped_column(String(64))
     """Who may see it."""
     name: Mapped[str] = mapped_column(Text)
+    """As it was sent."""
+    name_search: Mapped[str] = mapped_column(Text, server_default="")
+    """The name as searches compare it."""
     key: Mapped[str] = mapped_column(String(255), unique=True)
     mode: Mapped[str] = mapped_column(String(16))
     size: Mapped[int] = mapped_column(BigInteger)
@@ -124,10 +128,10 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     """When its owner deleted it; nobody sees it any more, and what is left of it is removed."""
 
     @classmethod
-    def draft(cls, **values: Any) -> SimpleNamespace:
+    def draft(cls, name: str, **values: Any) -> SimpleNamespace:
         """A row that is about to be written; columns that are not given are None."""
         # Not an ORM object, which takes longer to make than the statement to run.
-        return SimpleNamespace(**_NO_VALUES | values)
+        return SimpleNamespace(**_NO_VALUES | values | {"name": name, "name_search": fold(name)})
 
     @classmethod
     def insert(cls, connection: Connection, draft: SimpleNamespace) -> None:
@@ -165,7 +169,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             before: creation and id of the row after which to go on.
             status: only of this status.
             mode: only of this mode.
-            name: only with this in their name, in any case.
+            name: only with this in their name, in any case and Unicode form.
         """
         statement = select(cls).where(cls.owner == owner, cls.erased_at.is_(None))
         if before:
@@ -175,7 +179,9 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         if mode:
             statement = statement.where(cls.mode == mode)
         if name:
-            statement = statement.where(cls.name.icontains(name, autoescape=True))
+            # A version before revision 0008, which runs on during an upgrade, writes rows without it.
+            is_older = and_(cls.name_search == "", cls.name.icontains(name, autoescape=True))
+            statement = statement.where(or_(cls.name_search.contains(fold(name), autoescape=True), is_older))
         newest_first = statement.order_by(cls.created_at.desc(), cls.id.desc()).limit(limit)
         with db.engine.connect() as connection:
             return connection.execute(newest_first).all()

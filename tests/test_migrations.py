@@ -58,3 +58,22 @@ def test_a_downgrade_shows_no_erased_file(settings: dict[str, str]) -> None:
     with engine.connect() as connection:
         assert connection.execute(text("SELECT id FROM files")).scalars().all() == ["kept"]
     engine.dispose()
+
+
+def test_an_upgrade_makes_the_names_of_all_files_searchable(settings: dict[str, str]) -> None:
+    run(settings, "upgrade", "0007")
+    engine = create_engine(settings["SQLALCHEMY_DATABASE_URI"])
+    names = {f"{number:032x}": f"RE\u0301SUME\u0301 {number}.TXT" for number in range(1001)}
+    with engine.begin() as connection:
+        for file_id in names:
+            connection.execute(text(FILE), {"id": file_id, "now": NOW, "erased": None})
+        rename = text("UPDATE files SET name = :name WHERE id = :id")
+        connection.execute(rename, [{"id": file_id, "name": name} for file_id, name in names.items()])
+    run(settings, "upgrade")
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT id, name, name_search FROM files")).all()
+    assert {row.id: row.name for row in found} == names
+    assert {row.id: row.name_search for row in found} == {
+        file_id: f"r\u00e9sum\u00e9 {number}.txt" for number, file_id in enumerate(names)
+    }
+    engine.dispose()

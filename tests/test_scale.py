@@ -36,10 +36,10 @@ MIGRATIONS = str(Path(__file__).parent.parent / "migrations")
 
 # Of the newest 20,000 a quarter is undelivered, and a fifth of that due; of all, one in a thousand has failed.
 FILES = """
-INSERT INTO files (id, owner, name, key, mode, size, content_type, crc64nvme, attempts, spool_id, upload_status,
-                   due_at, retry_until, created_at, updated_at)
+INSERT INTO files (id, owner, name, name_search, key, mode, size, content_type, crc64nvme, attempts, spool_id,
+                   upload_status, due_at, retry_until, created_at, updated_at)
 SELECT {digest}, CASE WHEN i % 1000 = 500 THEN 'rare' ELSE 'busy' END,
-       'report.pdf', '20261125023251--report-' || i || '.pdf', 'async', 500000, 'application/pdf',
+       'Report.pdf', 'report.pdf', '20261125023251--report-' || i || '.pdf', 'async', 500000, 'application/pdf',
        'AAAAAAAAAAA=', 1, 'spool-' || (i / 100) % 5,
        CASE WHEN i <= 20000 AND i % 8 = 0 THEN 'PENDING' WHEN i <= 20000 AND i % 8 = 4 THEN 'PROCESSING'
             WHEN i % 1000 = 1 THEN 'ERROR' ELSE 'COMPLETE' END,
