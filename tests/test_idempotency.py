@@ -227,7 +227,7 @@ def half_sent(live: Live, key: str, more: int = 0) -> Iterator[socket.socket]:
     host, port = live.web.url.removeprefix("http://").split(":")
     before = live.parts()
     with socket.create_connection((host, int(port)), timeout=30) as connection:
-        head = f"POST /async_upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nIdempotency-Key: {key}\r\n"
+        head = f"POST /async_upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nIdempotency-Key: {key}\r\n"
         head += (
             f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(HALF + REST) + more}\r\n\r\n"
         )

@@ -6,6 +6,7 @@ import http.client
 import http.server
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -134,6 +135,23 @@ def test_trusted_hosts_are_answered(web: Web) -> None:
     for host in ("files.example", "Files.Example:PORT", "192.0.2.7:PORT"):
         assert ask(web, "/files", host) == expected, host
     assert ask(web, "/files", "other.files.example") == 403
+
+
+@pytest.mark.parametrize(("trusted", "expected"), [("", 401), ("files.example", 403)])
+def test_with_keys_a_strange_host_is_refused_only_if_hosts_are_named(
+    s3: S3Server, redis_server: RedisServer, tmp_path: Path, trusted: str, expected: int
+) -> None:
+    database = f"sqlite:///{tmp_path / 'files.db'}"
+    env = {"SQLALCHEMY_DATABASE_URI": database, "SPOOL_DIR": str(tmp_path / "spool"), "AUTH": "required"}
+    server = Web(tmp_path, {**s3.settings, **redis_server.settings, **env, "TRUSTED_HOSTS": trusted})
+    server.start()
+    try:
+        server.wait()
+        assert ask(server, "/files", "evil.example") == expected
+        assert ask(server, "/files", "files.example") == 401
+        assert ask(server, "/healthz", "evil.example") == 200
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(

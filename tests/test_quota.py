@@ -194,8 +194,10 @@ def test_a_crash_gives_the_reservation_back(env: dict[str, str], make: MAKE, tmp
         client = make(**limits)
         key = client.environ_base["HTTP_AUTHORIZATION"]
         with socket.create_connection(("127.0.0.1", int(web.url.rpartition(":")[2]))) as stuck:
-            head = "POST /async_upload HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-            stuck.sendall(f"{head}Authorization: {key}\r\nContent-Length: {BODY}\r\n\r\n--b\r\n".encode())
+            head = (
+                "POST /async_upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b"
+            )
+            stuck.sendall(f"{head}\r\nAuthorization: {key}\r\nContent-Length: {BODY}\r\n\r\n--b\r\n".encode())
             wait_for(lambda: reserved(client.application) == 1)
             assert upload(client).status_code == 429
             web.kill()

@@ -398,6 +398,6 @@ def test_a_stream_whose_client_is_gone_gives_its_place_back(service: Service) ->
     port = int(service.web.url.rpartition(":")[2])
     for _ in range(3):
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as client:
-            client.sendall(b"GET /events HTTP/1.1\r\nHost: test\r\n\r\n")
+            client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             client.recv(1000)
     assert requests.get(f"{service.web.url}/healthz", timeout=5).ok

@@ -39,7 +39,7 @@ class Watcher:
         self._buffer, self.ended = b"", False
         self.socket = socket.create_connection(("127.0.0.1", self.port), 10)
         # HTTP/1.0, so that the stream has no chunks.
-        self.socket.sendall(f"GET {self.path} HTTP/1.0\r\nHost: test\r\n{known}\r\n".encode())
+        self.socket.sendall(f"GET {self.path} HTTP/1.0\r\nHost: localhost\r\n{known}\r\n".encode())
         self.socket.setblocking(False)
 
     def receive(self) -> None:
