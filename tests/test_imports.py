@@ -58,3 +58,13 @@ def test_no_function_imports(module: str) -> None:
         if isinstance(node, ast.FunctionDef):
             inner = [child for child in ast.walk(node) if isinstance(child, ast.Import | ast.ImportFrom)]
             assert not inner, f"{module}.{node.name}"
+
+
+def test_only_the_database_module_opens_transactions_that_write() -> None:
+    """SQLite's writers take turns there."""
+    openers = set()
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / f"{module}.py").read_text())):
+            if isinstance(node, ast.Attribute) and node.attr == "begin" and "engine" in ast.unparse(node.value):
+                openers.add(module)
+    assert openers == {"database"}

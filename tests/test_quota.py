@@ -118,8 +118,8 @@ def test_bytes_in_a_day(make: MAKE) -> None:
 
 def test_what_is_refused_costs_nothing(make: MAKE) -> None:
     client = make(KEY_BYTES_PER_DAY=str(2 * BODY))
-    for name in ("", "no-extension"):
-        answer = client.post("/async_upload", data={"file": (BytesIO(b"x" * SIZE), name)})
+    for field, name in (("file", ""), ("other", "a.txt")):
+        answer = client.post("/async_upload", data={field: (BytesIO(b"x" * SIZE), name)})
         assert answer.status_code == 400
     assert (used(client.application), reserved(client.application)) == (0, 0)
 
