@@ -289,11 +289,12 @@ def make_celery(config: Config, spool_id: str, task_class: type[Task[..., Any]] 
 
     Args:
         config: the settings.
-        spool_id: identity of the spool this process can read; a worker consumes its queue too.
+        spool_id: identity of the spool this process can read, whose queue a worker consumes too; or empty.
         task_class: base class of the tasks.
 
     Source: https://docs.celeryq.dev/en/stable/userguide/configuration.html
     """
+    queues = (DEFAULT_QUEUE, spool_queue(spool_id)) if spool_id else (DEFAULT_QUEUE,)
     celery = Celery(
         "ferryman",
         broker=config.CELERY_BROKER_URL,
@@ -303,7 +304,7 @@ def make_celery(config: Config, spool_id: str, task_class: type[Task[..., Any]] 
     celery.conf.update(
         task_ignore_result=config.CELERY_RESULT_BACKEND is None,
         task_default_queue=DEFAULT_QUEUE,
-        task_queues=[Queue(name, routing_key=name) for name in (DEFAULT_QUEUE, spool_queue(spool_id))],
+        task_queues=[Queue(name, routing_key=name) for name in queues],
         # A message is only a hint to look at the row, so it may come twice but must not be lost.
         task_acks_late=True,
         task_reject_on_worker_lost=True,

@@ -13,7 +13,7 @@ from sqlalchemy import Row
 import bucket
 import logs
 from database import new_id, utcnow
-from errors import BytesLost, ScannerAway, StoreError, StoreRefused, UploadError
+from errors import BytesLost, ScannerAway, SpoolUnavailable, StoreError, StoreRefused, UploadError
 from file import Uploaded, adopt_file, digest_file, upload_file
 from lease import Heartbeat, LeaseLost
 from metrics import metrics
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
 Source: TypeAlias = str | PartsUpload | None
+SPOOL_GONE = "The spool is not there; try again later."
 UNEXPECTED = "The delivery failed unexpectedly."
 
 
@@ -67,19 +68,31 @@ def _run(row: Row[Any], run_id: str, stream: Source, retry: bool) -> UploadError
     except LeaseLost:
         _leave_to_others(row)
     except UploadError as error:
-        log.warning("file %s was not delivered: %s", row.id, error.detail)
-        if retry:  # else it is the answer to a request, and counted there
-            metrics().failed(type(error).__name__)
-        if _fail(row, run_id, error.detail, _attempts_for(error) if retry else 1, error.retry_after):
-            error.file_id = row.id
-            return error
-    except Exception:
+        return _settle_failure(row, run_id, error, retry)
+    except Exception as error:
+        if isinstance(error, OSError) and not services().spool.is_here():
+            return _settle_failure(row, run_id, SpoolUnavailable(SPOOL_GONE), retry)
         log.exception("file %s was not delivered", row.id)
         metrics().failed("Unexpected")
         _fail(row, run_id, UNEXPECTED, services().config.MAX_ATTEMPTS if retry else 1)
     else:
         _finish(row, run_id, uploaded)
     return None
+
+
+def _settle_failure(row: Row[Any], run_id: str, error: UploadError, retry: bool) -> UploadError | None:
+    """Give the row back or end it, and return the error if this run had the row until now."""
+    log.warning("file %s was not delivered: %s", row.id, error.detail)
+    if retry:  # else it is the answer to a request, and counted there
+        metrics().failed(type(error).__name__)
+    if retry and isinstance(error, SpoolUnavailable):  # the host's trouble: the file waits however long it lasts
+        settled = File.give_back(row.id, run_id, backoff_seconds(row.attempts), error.detail)
+    else:
+        settled = _fail(row, run_id, error.detail, _attempts_for(error) if retry else 1, error.retry_after)
+    if not settled:
+        return None
+    error.file_id = row.id
+    return error
 
 
 def backoff_seconds(attempts: int) -> float:
@@ -102,6 +115,8 @@ def _send(row: Row[Any], run_id: str, stream: Source) -> Uploaded:
     try:
         source = _source(row, stream)
     except FileNotFoundError:
+        if ferry.spool.has(row.id):
+            raise SpoolUnavailable(SPOOL_GONE) from None  # it was away for a moment
         return adopt_file(ferry.store, info, beat)
     with source:
         if ferry.scanner:
@@ -146,6 +161,8 @@ def take_digest(file_id: str) -> None:
     sha256 = None
     try:
         sha256 = _late_digest(file_id, ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme))
+    except SpoolUnavailable:  # it comes back, and the file is found in it again
+        return
     except UploadError as error:
         log.warning("file %s has no digest: %s", file_id, error.detail)
     File.digested(file_id, sha256)

@@ -57,6 +57,6 @@ def _remove(row: Row[Any]) -> None:
     except StoreError as error:
         log.warning("the object of the erased file %s is left to the sweep: %s", row.id, error.detail)
         return
-    if row.spool_id == ferry.spool.id:  # only the sweep of that spool can drop the bytes, and then the row
-        ferry.spool.drop(row.id)
+    # Only the sweep of that spool can drop the bytes, and then the row.
+    if row.spool_id == ferry.spool.id and ferry.spool.drop(row.id):
         File.remove(row.id)

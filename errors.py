@@ -150,6 +150,12 @@ class Busy(UploadError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class SpoolUnavailable(UploadError):
+    """The spool's folder is not the one of a moment ago, or cannot be used. Its files wait until it is back."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class BytesLost(UploadError):
     """The accepted bytes are not where they should be; no retry brings them back."""
 

@@ -16,14 +16,22 @@ import auth
 import background
 import bucket
 from database import db, utcnow
-from errors import ScannerAway, StoreError
+from errors import ScannerAway, SpoolUnavailable, StoreError
 from models import File
 from services import services
 
 log = logging.getLogger(__name__)
 bp = Blueprint("health", __name__)
 
-FAILURES = (SQLAlchemyError, StoreError, ScannerAway, OperationalError, RedisError, background.Silent)
+FAILURES = (
+    SQLAlchemyError,
+    SpoolUnavailable,
+    StoreError,
+    ScannerAway,
+    OperationalError,
+    RedisError,
+    background.Silent,
+)
 
 
 @bp.get("/healthz")
@@ -41,7 +49,7 @@ def healthz() -> Response:
 @auth.public
 @auth.at_any_host
 def readyz() -> tuple[Response, HTTPStatus]:
-    """Check database, bucket, broker and background loops; tell how long the oldest undelivered file has waited.
+    """Check database, bucket, broker, spool and loops; tell how long the oldest undelivered file has waited.
     ---
     get: {operationId: getReadiness, tags: [Service], responses: {200: Ready, 503: NotReady}}
     """
@@ -50,6 +58,7 @@ def readyz() -> tuple[Response, HTTPStatus]:
         "bucket": _passes(_check_bucket),
         "broker": _passes(_check_broker),
         "loops": _passes(background.check),
+        "spool": _passes(services().spool.check_writable),
     }
     if scanner := services().scanner:
         checks["scanner"] = _passes(scanner.ping)

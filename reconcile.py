@@ -39,12 +39,17 @@ def comparisons(grace: timedelta) -> dict[str, Iterator[Finding]]:
         own if S3 does not list it.
     """
     before = utcnow() - grace
+    is_here = services().spool.is_here()
     return {
-        "The spool": _spool_without_row(grace),
-        "The rows": _rows_without_bytes(before),
+        "The spool": _spool_without_row(grace) if is_here else _no_spool(),
+        "The rows": _rows_without_bytes(before) if is_here else iter(()),
         "Objects": _objects(before),
         "Unfinished uploads": _multiparts(before),
     }
+
+
+def _no_spool() -> Iterator[Finding]:
+    yield Finding("spool that is not there", str(services().spool.folder), None)
 
 
 def _spool_without_row(grace: timedelta) -> Iterator[Finding]:

@@ -82,7 +82,7 @@ EVENT: Piece = {
     **{name: or_null(FILE[name]) for name in ("name", "mode", "size")},
 }
 CHECK = text("Whether that part answers.", "ok", enum=["ok", "failed"])
-PARTS = ("database", "bucket", "broker", "loops", "scanner")
+PARTS = ("database", "bucket", "broker", "spool", "loops", "scanner")
 
 SCHEMAS: dict[str, Piece] = {
     "File": record("An upload, and where it stands.", FILE),

@@ -9,7 +9,7 @@ from flask import Flask, current_app
 
 import logs
 from bell import Bell
-from config import Config, ConfigError, make_celery
+from config import Config, make_celery
 from pool import UploadPool
 from scan import Scanner
 from spool import Spool
@@ -47,10 +47,7 @@ def init_app(app: Flask, config: Config) -> None:
                 return self.run(*args, **kwargs)
 
     bell = Bell(config.CELERY_BROKER_URL)
-    try:
-        spool = Spool(config.SPOOL_DIR, config.SPOOL_MAX_BYTES, config.SPOOL_FSYNC)
-    except OSError as error:
-        raise ConfigError(f"SPOOL_DIR={config.SPOOL_DIR} cannot be used: {error.strerror}.") from error
+    spool = Spool(config.SPOOL_DIR, config.SPOOL_MAX_BYTES, config.SPOOL_FSYNC)
     app.extensions["ferryman"] = Services(
         config=config,
         spool=spool,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
-import secrets
 import shutil
 import threading
 import time
@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from checksum import Crc64Nvme
-from errors import Busy
+from errors import Busy, SpoolUnavailable
+from identity import Identity
+
+log = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = ".part"
@@ -40,7 +43,7 @@ class Incoming:
         self._path = path
         self._next_check = CHECK_BYTES
         self._room = spool.max_bytes - spool.used_bytes() if spool.max_bytes else None
-        with _room():
+        with _trouble():
             self._file = open(self.path, "xb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)  # tells that its writer lives
 
@@ -54,11 +57,12 @@ class Incoming:
 
         Raises:
             Busy: there is no more room.
+            SpoolUnavailable: the spool cannot be written.
         """
         if self._room is not None and self.size + len(chunk) > self._room:
             raise Busy("The spool is full; try again later.")
         view = memoryview(chunk)
-        with _room():
+        with _trouble():
             while view:
                 view = view[self._file.write(view) :]
         self._crc.update(chunk)
@@ -72,24 +76,28 @@ class Incoming:
 
         Raises:
             Busy: the disk is full.
+            SpoolUnavailable: the spool cannot be written, or is another one by now.
         """
-        with _room():
+        with _trouble():
             if self._spool.fsync:
                 os.fsync(self._file.fileno())
             self.path.rename(self._path)
             self._file.close()
             if self._spool.fsync:
                 _fsync_folder(self._path.parent)
+        self._spool.check()  # its row will say that the bytes are in this spool
 
     def discard(self) -> None:
-        """Leave nothing of the file."""
+        """Leave nothing of the file, as far as the spool can be written."""
         self._file.close()
-        self.path.unlink(missing_ok=True)
-        self._path.unlink(missing_ok=True)
+        for path in (self.path, self._path):
+            _remove(path)
 
 
 class Spool:
     """A folder of spooled files, each named by its File id.
+
+    Whether the folder is the one of a moment ago is looked at before anything is accepted, or said to be lost.
 
     Args:
         folder: where the files are; made if missing.
@@ -101,17 +109,36 @@ class Spool:
         self.folder = folder
         self.max_bytes = max_bytes
         self.fsync = fsync
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._used, self._next_count, self._counting = 0, 0.0, threading.Lock()
-        self.id = _identity(folder / "spool-id")
+        self._identity = Identity(folder)
+        self.check, self.is_here = self._identity.check, self._identity.is_here
+
+    @property
+    def id(self) -> str:
+        """Its identity, which moves with the folder; empty as long as the folder cannot be used."""
+        return self._identity.id
+
+    def check_writable(self) -> None:
+        """See that it is there, and not read-only.
+
+        Raises:
+            SpoolUnavailable: it is not.
+        """
+        self.check()
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise SpoolUnavailable("The spool cannot be written; try again later.")
 
     def require(self, more: int) -> None:
         """See that so many more bytes fit, on the disk and under the spool's own limit.
 
         Raises:
             Busy: they do not.
+            SpoolUnavailable: the spool is not there.
         """
-        if shutil.disk_usage(self.folder).free < more:
+        self.check()
+        with _trouble():
+            free = shutil.disk_usage(self.folder).free
+        if free < more:
             raise Busy("The disk is full; try again later.")
         if self.max_bytes and self.used_bytes() + more > self.max_bytes:
             raise Busy("The spool is full; try again later.")
@@ -129,7 +156,8 @@ class Spool:
     def _count(self) -> None:
         began = time.monotonic()
         if began >= self._next_count:  # nobody has counted while this thread waited
-            self._used = sum(_size(entry) for entry in os.scandir(self.folder))
+            with suppress(OSError):  # then it is not there, and comes back with what it held
+                self._used = sum(_size(entry) for entry in os.scandir(self.folder))
             ended = time.monotonic()
             self._next_count = ended + max(USAGE_SECONDS, USAGE_PAUSE * (ended - began))
 
@@ -143,6 +171,7 @@ class Spool:
 
         Raises:
             Busy: there is no room for it.
+            SpoolUnavailable: the spool is not there, or cannot be written.
         """
         self.require(expected_bytes)
         incoming = Incoming(self, self._path(file_id), expected_bytes)
@@ -157,16 +186,30 @@ class Spool:
 
         Raises:
             FileNotFoundError: it is not in this spool.
+            SpoolUnavailable: the spool is not there.
         """
-        return self._path(file_id).open("rb")
+        path = self._path(file_id)
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            self.check()
+            return path.open("rb")  # the spool may have come back in between
 
     def has(self, file_id: str) -> bool:
-        """Whether it keeps the file."""
-        return self._path(file_id).exists()
+        """Returns True if it keeps the file.
 
-    def drop(self, file_id: str) -> None:
-        """Remove a kept file; it may be gone already."""
-        self._path(file_id).unlink(missing_ok=True)
+        Raises:
+            SpoolUnavailable: the spool is not there.
+        """
+        path = self._path(file_id)
+        if path.exists():
+            return True
+        self.check()
+        return path.exists()
+
+    def drop(self, file_id: str) -> bool:
+        """Remove a kept file, which may be gone already. Returns False if it may be there still."""
+        return _remove(self._path(file_id)) and self.is_here()
 
     def kept(self) -> list[str]:
         """The ids of all kept files."""
@@ -182,7 +225,7 @@ class Spool:
     def drop_abandoned_parts(self) -> None:
         """Remove half files whose writer is dead; a living one holds a lock."""
         for part in self.folder.glob(f"*{PART}"):
-            with suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
+            with suppress(OSError), part.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - part.stat().st_mtime > PART_GRACE_SECONDS:
                     part.unlink()
@@ -200,28 +243,26 @@ def _size(entry: os.DirEntry[str]) -> int:
         return 0
 
 
+def _remove(path: Path) -> bool:
+    """Remove a file. Returns False if that fails, as on a read-only disk."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be removed from the spool: %s", path.name, error)
+        return False
+    return True
+
+
 @contextmanager
-def _room() -> Iterator[None]:
-    """Tell a full disk from other failures."""
+def _trouble() -> Iterator[None]:
+    """Tell a full disk from one that is gone, read-only or broken; neither is the upload's fault."""
     try:
         yield
     except OSError as error:
         if error.errno in NO_ROOM:
             raise Busy("The spool is full; try again later.") from error
-        raise
-
-
-def _identity(path: Path) -> str:
-    """Read the spool's identity, made by whoever comes first; it moves with the folder."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    draft.write_text(secrets.token_hex(8))
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    return path.read_text()
+        log.warning("the spool cannot be used: %s", error)
+        raise SpoolUnavailable("The spool cannot be used; try again later.") from error
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -29,6 +29,8 @@ STOP_SECONDS = 10.0  # less than gunicorn's graceful_timeout
 def sweep() -> bool:
     """Submit this spool's due files while the pool has room. Returns True if more may be waiting."""
     ferry = services()
+    if not ferry.spool.is_here():  # its files wait
+        return False
     free = ferry.pool.threads - ferry.pool.held
     room = 0 if ferry.pool.is_full else max(1, free)
     found = File.due(ferry.spool.id, room)
@@ -51,6 +53,8 @@ def clean() -> bool:
 def drop_spooled() -> None:
     """Drop the spool files that nobody needs: delivered ones, long failed ones, and half ones of dead writers."""
     ferry = services()
+    if not ferry.spool.is_here():
+        return
     ferry.spool.drop_abandoned_parts()
     failed_before = utcnow() - timedelta(seconds=ferry.config.ERROR_RETENTION_SECONDS)
     for row in File.among(ferry.spool.kept()):

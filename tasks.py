@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import logs
 from config import MIB, spool_queue
 from deliver import deliver, take_digest
+from errors import SpoolUnavailable
 from metrics import metrics
 from models import File, FileRow
 from parts import PartsUpload
@@ -94,17 +95,20 @@ class CeleryRun(Run):
     """
 
     def hand_off(self, row: FileRow) -> None:
+        try:
+            self._send(row)
+        except (OperationalError, OSError, SpoolUnavailable) as error:
+            log.warning("file %s is left to the sweep: %s", row.id, error)
+            File.put_forward(row.id)
+
+    def _send(self, row: FileRow) -> None:
         ferry = services()
         payload, queue = None, spool_queue(row.spool_id)
         if row.size <= ferry.config.CELERY_INLINE_MAX_BYTES:
             with ferry.spool.open(row.id) as spooled:
                 payload = base64.b64encode(spooled.read()).decode()
             queue = ferry.celery.conf.task_default_queue
-        try:
-            ferry.celery.send_task(upload_task.name, (row.id, payload), queue=queue, headers=logs.subject())
-        except OperationalError as error:
-            log.warning("file %s is left to the sweep, the broker does not take it: %s", row.id, error)
-            File.put_forward(row.id)
+        ferry.celery.send_task(upload_task.name, (row.id, payload), queue=queue, headers=logs.subject())
 
 
 RUNS: dict[str, type[Run]] = {"normal": InlineRun, "async": ThreadRun, "celery": CeleryRun}

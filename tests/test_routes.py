@@ -126,7 +126,7 @@ def test_readiness_is_told_part_by_part(client: FlaskClient) -> None:
     assert client.get("/readyz").status_code == 200
     assert read(client, "/readyz") == {
         "status": "ready",
-        "checks": {"database": "ok", "bucket": "ok", "broker": "ok", "loops": "ok"},
+        "checks": {"database": "ok", "bucket": "ok", "broker": "ok", "spool": "ok", "loops": "ok"},
         "oldest_undelivered_seconds": None,
     }
     upload(client, "celery")
