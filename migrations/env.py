@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import context
 from flask import current_app
 
+from plain_errors import plain_errors
+
 db = current_app.extensions["migrate"].db
 LOCK = 0x6665727279  # any number, as long as nobody else locks it
 WAIT_MS = 60_000
@@ -11,7 +13,9 @@ WAIT_MS = 60_000
 
 def run() -> None:
     """Bring the database to the wanted revision; SQLite alters a table by copying it."""
-    with db.engine.connect() as connection:
+    with plain_errors():
+        connection = db.engine.connect()
+    with connection:
         _wait_for_turn(connection)  # before Alembic sees the connection, or it commits after each migration
         context.configure(connection=connection, target_metadata=db.metadata, render_as_batch=True)
         context.run_migrations()

@@ -38,7 +38,6 @@ WRONG: dict[str, tuple[dict[str, str], tuple[list[str], ...], str]] = {
     "driver": ({"SQLALCHEMY_DATABASE_URI": "oracle://x"}, ALL[:2], "SQLALCHEMY_DATABASE_URI must be"),
     "dialect": ({"SQLALCHEMY_DATABASE_URI": "mongo://x"}, ALL[:1], "SQLALCHEMY_DATABASE_URI must be"),
     "broker": ({"CELERY_BROKER_URL": "redis"}, ALL[:1], "CELERY_BROKER_URL must be"),
-    "spool": ({"SPOOL_DIR": "/dev/null/spool"}, ALL[:1], "SPOOL_DIR=/dev/null/spool cannot be used"),
     "database away": (
         {"SQLALCHEMY_DATABASE_URI": "postgresql+psycopg://u:s3cret@127.0.0.1:9/x"},
         (*DATABASE, ["keys", "revoke", "x"], REDELIVER, ["db", "current"]),
@@ -91,6 +90,7 @@ def test_what_is_wrong_is_told_in_a_line(settings: dict[str, str], name: str, tm
         outcome = flask({**settings, **wrong}, command, tmp_path / "-".join(command))
         lines = outcome.output.splitlines()
         assert outcome.exit_code == 1, (command, outcome)
-        assert [line.partition(":")[0] for line in lines] == ["Error"], (command, outcome)
+        # A wrong setting ends every program in the same words, other failures end a command in those of click.
+        assert [line.partition(":")[0] for line in lines] in (["Error"], ["ferryman"]), (command, outcome)
         assert words in lines[0], (command, outcome)
         assert "s3cret" not in outcome.output

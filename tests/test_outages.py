@@ -72,6 +72,7 @@ def test_readiness_names_the_bucket(sick_s3: tuple[Flask, str]) -> None:
         "database": "ok",
         "bucket": "failed",
         "broker": "ok",
+        "spool": "ok",
         "loops": "ok",
     }
 
