@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
 Source: TypeAlias = str | PartsUpload | None
+HOST_GONE = "The host that held the file's bytes is gone."
 SPOOL_GONE = "The spool is not there; try again later."
 UNEXPECTED = "The delivery failed unexpectedly."
 
@@ -151,6 +152,27 @@ def _finish(row: Row[Any], run_id: str, uploaded: Uploaded) -> None:
             bucket.abort_all(services().store, row.key)
         except StoreError as error:
             log.warning("unfinished uploads of %s are left to reconcile: %s", row.key, error.detail)
+
+
+def end_without_bytes(file_id: str) -> None:
+    """End a file whose spool is lost: COMPLETE if S3 has it all the same, else ERROR. Waits while S3 is away.
+
+    Args:
+        file_id: the File row.
+    """
+    run_id = new_id()
+    row = File.claim(file_id, run_id, services().config.LEASE_SECONDS)
+    if row is None:
+        return
+    info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
+    try:
+        uploaded = adopt_file(services().store, info, Heartbeat(row, run_id, services().config.LEASE_SECONDS))
+    except BytesLost:
+        File.fail(row.id, run_id, HOST_GONE)
+    except StoreError as error:
+        File.give_back(row.id, run_id, backoff_seconds(row.attempts), error.detail)
+    else:
+        _finish(row, run_id, uploaded)
 
 
 def take_digest(file_id: str) -> None:

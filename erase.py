@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row
 
 import bucket
+import spools
 from background import for_each
 from errors import StoreError
 from models import File
@@ -44,7 +45,7 @@ def remove_erased() -> None:
         ExceptionGroup: what failed unexpectedly.
     """
     deadline = time.monotonic() + TURN_SECONDS
-    rows = list(File.erased(services().spool.id))
+    rows = list(File.erased([services().spool.id, *(spool.id for spool in spools.lost())]))
     random.shuffle(rows)  # so that those that fail do not always come first
     for_each(_remove, takewhile(lambda _: time.monotonic() < deadline, rows))
 
@@ -57,6 +58,6 @@ def _remove(row: Row[Any]) -> None:
     except StoreError as error:
         log.warning("the object of the erased file %s is left to the sweep: %s", row.id, error.detail)
         return
-    # Only the sweep of that spool can drop the bytes, and then the row.
-    if row.spool_id == ferry.spool.id and ferry.spool.drop(row.id):
+    # Only the sweep of that spool can drop the bytes, and then the row; nobody can where the spool is lost.
+    if ferry.spool.drop(row.id) if row.spool_id == ferry.spool.id else spools.is_lost(row.spool_id):
         File.remove(row.id)

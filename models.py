@@ -294,9 +294,9 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         )
 
     @classmethod
-    def erased(cls, spool_id: str) -> Sequence[Row[Any]]:
-        """The erased rows of a spool that no run can have any more."""
-        statement = select(cls).where(ERASED, cls.spool_id == spool_id, cls._is_due()).limit(BATCH)
+    def erased(cls, spool_ids: Sequence[str]) -> Sequence[Row[Any]]:
+        """Return the erased rows of these spools that no run can have any more."""
+        statement = select(cls).where(ERASED, cls.spool_id.in_(spool_ids), cls._is_due()).limit(BATCH)
         with db.engine.connect() as connection:
             return connection.execute(statement).all()
 
@@ -312,6 +312,13 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         statement = select(cls.id).where(UNDELIVERED, cls.spool_id == spool_id, cls._is_due())
         with db.engine.connect() as connection:
             return connection.scalars(statement.order_by(cls.due_at).limit(limit)).all()
+
+    @classmethod
+    def expired(cls, spool_ids: Sequence[str]) -> Sequence[str]:
+        """Return ids of rows of these spools that anyone may take, and whose retry window is over."""
+        statement = select(cls.id).where(UNDELIVERED, cls.spool_id.in_(spool_ids), cls._is_due())
+        with db.engine.connect() as connection:
+            return connection.scalars(statement.where(cls.retry_until < utcnow()).limit(BATCH)).all()
 
     @classmethod
     def among(cls, ids: Iterable[str]) -> Iterator[Row[Any]]:

@@ -10,7 +10,9 @@ from typing import NamedTuple, TypeVar
 from sqlalchemy import select
 
 import bucket
+import spools
 from database import batched, db, utcnow
+from deliver import end_without_bytes
 from file import is_own_key
 from models import File, UploadStatus
 from services import services
@@ -43,6 +45,7 @@ def comparisons(grace: timedelta) -> dict[str, Iterator[Finding]]:
     return {
         "The spool": _spool_without_row(grace) if is_here else _no_spool(),
         "The rows": _rows_without_bytes(before) if is_here else iter(()),
+        "Rows of lost spools": _rows_of_lost_spools(grace),
         "Objects": _objects(before),
         "Unfinished uploads": _multiparts(before),
     }
@@ -71,6 +74,18 @@ def _rows_without_bytes(before: datetime) -> Iterator[Finding]:
     for file_id in ids:
         if not spool.has(file_id):
             yield Finding("undelivered row without spool file", file_id, None)
+
+
+def _rows_of_lost_spools(grace: timedelta) -> Iterator[Finding]:
+    """Rows that wait for a host of which nothing was seen since."""
+    own = services().spool.id
+    for spool in spools.lost(max(grace, spools.LOST_AFTER)):
+        waiting = select(File.id).where(File.upload_status.in_(UNDELIVERED), File.spool_id == spool.id)
+        with db.engine.connect() as connection:
+            ids = connection.scalars(waiting).all() if spool.id != own else ()
+        host = f"{spool.host or 'a host'}, not seen since {spool.seen_at:%Y-%m-%d %H:%M}"
+        for file_id in ids:
+            yield Finding(f"undelivered row of {host}", file_id, partial(end_without_bytes, file_id))
 
 
 def _objects(before: datetime) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 import auth
+import spools
 from database import new_id, transaction, utcnow
 from erase import erase
 from errors import Busy, Conflict, StoreError
@@ -124,11 +125,13 @@ def retry(file_id: str) -> Response:
     """
     ferry = services()
     row = own_file(file_id)
-    if row.spool_id != ferry.spool.id or not ferry.spool.has(file_id):
+    is_here = row.spool_id == ferry.spool.id  # else the host that has the bytes finds the row due
+    if not ferry.spool.has(file_id) if is_here else spools.is_lost(row.spool_id):
         raise Conflict("The file's bytes are no longer here.", file_id)
     if not File.retry(file_id, ferry.config.RETRY_WINDOW_SECONDS):
         raise Conflict("Only a file in ERROR can be tried again.", file_id)
-    submit(file_id)
+    if is_here:
+        submit(file_id)
     return _answer(own_file(file_id), HTTPStatus.ACCEPTED)
 
 

@@ -143,6 +143,10 @@ class Spool:
         if self.max_bytes and self.used_bytes() + more > self.max_bytes:
             raise Busy("The spool is full; try again later.")
 
+    def capacity_bytes(self) -> int:
+        """Return how much the spool may hold: its own limit, or its disk."""
+        return self.max_bytes or shutil.disk_usage(self.folder).total
+
     def used_bytes(self) -> int:
         """The size of all its files, whole and half, counted anew every half second; a large spool more seldom."""
         is_first = not self._next_count  # else the last count will do while another thread counts

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from flask import Flask
+from sqlalchemy import Row
 
 import events
 import idempotency
 import quota
+import spools
 import webhooks
 from background import Loop, for_each
 from database import utcnow
-from deliver import take_digest
+from deliver import end_without_bytes, take_digest
 from erase import remove_erased
 from models import File, UploadStatus
 from services import Services, services
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 1.0
 CLEAN_SECONDS = 10.0
 STOP_SECONDS = 10.0  # less than gunicorn's graceful_timeout
+FAILED_SHARE = 4  # what failed may take a fourth of the spool
 
 
 def sweep() -> bool:
@@ -57,16 +62,49 @@ def drop_spooled() -> None:
         return
     ferry.spool.drop_abandoned_parts()
     failed_before = utcnow() - timedelta(seconds=ferry.config.ERROR_RETENTION_SECONDS)
+    failed = []
     for row in File.among(ferry.spool.kept()):
-        outlived = row.upload_status == UploadStatus.ERROR and row.updated_at < failed_before
         if row.upload_status == UploadStatus.COMPLETE and row.sha256 is None:
             submit(row.id, take_digest)
-        elif row.upload_status == UploadStatus.COMPLETE or outlived:
+        elif row.upload_status == UploadStatus.COMPLETE:
             ferry.spool.drop(row.id)
+        elif row.upload_status == UploadStatus.ERROR:
+            failed.append(row)
+            if row.updated_at < failed_before:
+                ferry.spool.drop(row.id)
+    drop_oldest_failed(failed)
+
+
+def drop_oldest_failed(rows: Sequence[Row[Any]]) -> None:
+    """Keep the bytes of failed files to their share of the spool, so that they leave room for new ones.
+
+    Args:
+        rows: of the failed files whose bytes are in the spool.
+    """
+    spool = services().spool
+    room = spool.capacity_bytes() // FAILED_SHARE
+    for row in sorted(rows, key=lambda row: row.updated_at, reverse=True):
+        room -= row.size
+        if room < 0:
+            log.warning("the bytes of file %s, which failed, make room for others", row.id)
+            spool.drop(row.id)
+
+
+def tell_of_spool() -> None:
+    """Tell the other hosts that this one lives."""
+    spools.tell(services().spool.id)
+
+
+def end_lost() -> None:
+    """End the files of hosts that are gone, once nothing is to be hoped for any more."""
+    if gone := spools.lost():
+        for_each(end_without_bytes, File.expired([spool.id for spool in gone]))
 
 
 CHORES = (
+    tell_of_spool,
     drop_spooled,
+    end_lost,
     remove_erased,
     idempotency.forget_old,
     quota.forget_lapsed,

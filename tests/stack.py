@@ -292,6 +292,10 @@ class Web(Service):
         found: dict[str, Any] = answer.json()
         return found
 
+    def retry(self, file_id: str) -> int:
+        """Ask for another delivery; the answer is the status code."""
+        return requests.post(f"{self.url}/files/{file_id}/retry", timeout=20).status_code
+
     def settled(self, file_id: str, seconds: float = 30) -> dict[str, Any]:
         """Wait until a File is COMPLETE or ERROR."""
         wait_for(

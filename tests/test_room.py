@@ -23,6 +23,7 @@ from database import db
 from deliver import deliver
 from models import File
 from tests.conftest import running_app
+from tests.faults.proxy import Proxy as Link
 from tests.stack import RedisServer, S3Server, Web, wait_for
 
 ROOM = 2 * MIB
@@ -269,3 +270,37 @@ def test_a_full_pool_refuses_async_uploads_only_and_recovers(narrow: Flask, prox
         assert normal.result().status_code == 201
     wait_for(lambda: b"COMPLETE" in client.get(first.headers["Location"]).data)
     wait_for(lambda: upload(client, "async").status_code == 202, 5)
+
+
+def test_what_failed_leaves_room_for_what_comes(
+    s3: S3Server, redis_server: RedisServer, s3_link: Link, tmp_path: Path
+) -> None:
+    """A client repeats its upload while S3 is away; the newest of what failed can still be tried again."""
+    env = {
+        **s3.settings,
+        **redis_server.settings,
+        "S3_ENDPOINT_URL": f"http://127.0.0.1:{s3_link.port}",
+        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'files.db'}",
+        "SPOOL_DIR": str(tmp_path / "spool"),
+        "SPOOL_MAX_BYTES": str(ROOM),
+    }
+    web = Web(tmp_path, env)
+    try:
+        web.start()
+        web.wait()
+        s3_link.refuse()
+        answers = [web.upload("normal", "a.bin", bytes(ROOM // 5)) for _ in range(12)]
+        failed = [answer.json()["file_id"] for answer in answers if answer.status_code == 502]
+        assert {answer.status_code for answer in answers} == {502, 503}
+        s3_link.recover()
+        for mode, status in MODES.items():
+
+            def is_taken(mode: str = mode, status: int = status) -> bool:
+                return web.upload(mode, "a.bin", bytes(ROOM // 5)).status_code == status
+
+            wait_for(is_taken, 20, "room")
+        retries = [web.retry(file_id) for file_id in (failed[0], failed[-1])]
+        assert retries == [409, 202]
+        assert web.settled(failed[-1])["upload_status"] == "COMPLETE"
+    finally:
+        web.stop()

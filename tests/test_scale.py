@@ -175,7 +175,7 @@ QUERIES: dict[str, Callable[[], object]] = {
     "oldest undelivered": File.oldest_undelivered,
     "own status by id": lambda: File.find_own(file_id(123_456), "busy"),
     "in flight": in_flight,
-    "erased": lambda: File.erased("spool-1"),
+    "erased": lambda: File.erased(["spool-1"]),
     "listing": listed("busy"),
     "listing, far back": listed("busy", 900_000),
     "listing of the rare": listed("rare"),

@@ -18,6 +18,7 @@ import pytest
 import requests
 from flask import Flask
 
+import auth
 from config import Config, ConfigError
 from errors import Infected, ScannerAway, UploadError, UploadTooLarge
 from models import File
@@ -114,6 +115,18 @@ def test_an_infected_file_is_stopped(ward: Ward, bucket: S3Client, mode: str, ca
     row = settled(ward, mode, ward.web.upload(mode, "a.bin", SICK[case]), 422)
     assert (row["upload_status"], row["error"], row["attempts"]) == ("ERROR", INFECTED, 1)
     see_nothing_in_s3(bucket, row["key"])
+
+
+def test_an_infected_file_counts_for_its_owners_day(clamd: Clamd, env: dict[str, str]) -> None:
+    limits = {"AUTH": "required", "KEY_BYTES_PER_DAY": "1000", "CLAMD_ADDRESS": f"unix:{clamd.socket}"}
+    with running_app({**env, **limits}) as app:
+        with app.app_context():
+            headers = {"Authorization": f"Bearer {auth.create_key('carol')}"}
+        codes = []
+        for _ in range(4):
+            form = {"file": (BytesIO(zoo.EICAR.ljust(300)), "a.bin")}
+            codes.append(app.test_client().post("/normal_upload", data=form, headers=headers).status_code)
+    assert codes == [422, 422, 429, 429]
 
 
 def test_a_retry_scans_again(ward: Ward, bucket: S3Client) -> None:
