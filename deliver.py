@@ -12,6 +12,7 @@ from sqlalchemy import Row
 
 import bucket
 import logs
+import spools
 from database import new_id, utcnow
 from errors import BytesLost, ScannerAway, SpoolUnavailable, StoreError, StoreRefused, UploadError
 from file import Uploaded, adopt_file, digest_file, upload_file
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
 Source: TypeAlias = str | PartsUpload | None
-HOST_GONE = "The host that held the file's bytes is gone."
 SPOOL_GONE = "The spool is not there; try again later."
 UNEXPECTED = "The delivery failed unexpectedly."
 
@@ -155,10 +155,13 @@ def _finish(row: Row[Any], run_id: str, uploaded: Uploaded) -> None:
 
 
 def end_without_bytes(file_id: str) -> None:
-    """End a file whose spool is lost: COMPLETE if S3 has it all the same, else ERROR. Waits while S3 is away.
+    """End a file whose spool is lost: COMPLETE if S3 has it all the same, else ERROR.
 
     Args:
         file_id: the File row.
+
+    Raises:
+        StoreError: S3 does not say; the file waits.
     """
     run_id = new_id()
     row = File.claim(file_id, run_id, services().config.LEASE_SECONDS)
@@ -168,9 +171,12 @@ def end_without_bytes(file_id: str) -> None:
     try:
         uploaded = adopt_file(services().store, info, Heartbeat(row, run_id, services().config.LEASE_SECONDS))
     except BytesLost:
-        File.fail(row.id, run_id, HOST_GONE)
+        host = spools.find(row.spool_id)
+        since = f" has not been seen since {host.seen_at:%Y-%m-%d %H:%M} UTC." if host else " is gone."
+        File.fail(row.id, run_id, f"The host that held the file's bytes{since}")
     except StoreError as error:
         File.give_back(row.id, run_id, backoff_seconds(row.attempts), error.detail)
+        raise
     else:
         _finish(row, run_id, uploaded)
 

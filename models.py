@@ -36,6 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 import events
+import spools
 from database import BATCH, UtcDateTime, batched, db, transaction, utcnow
 from names import fold
 
@@ -188,8 +189,9 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def count_in_flight(cls, connection: Connection, owner: str) -> int:
-        """How many of an owner's files are not delivered, in the transaction of the caller."""
-        return connection.scalars(select(func.count()).where(cls.owner == owner, UNDELIVERED)).one()
+        """Count an owner's files that some host still delivers, in the transaction of the caller."""
+        has_host = cls.spool_id.not_in(spools.lost_ids())
+        return connection.scalars(select(func.count()).where(cls.owner == owner, UNDELIVERED, has_host)).one()
 
     @classmethod
     def claim(

@@ -15,6 +15,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 import auth
+import failed_bytes
 import spools
 from database import new_id, transaction, utcnow
 from erase import erase
@@ -157,6 +158,8 @@ def _take_in(mode: str, run: Run) -> tuple[FileRow, bool]:
     ferry = services()
     length = declared_length(request, ferry.config.MAX_CONTENT_LENGTH)
     key, owner, file_id = request.headers.get("Idempotency-Key"), auth.owner(), new_id()
+    if not ferry.spool.has_room(length):
+        failed_bytes.make_room()
     with scope(key, owner, ferry.config.LEASE_SECONDS) as held, hold(file_id, owner, length, ferry.config) as room:
         with ferry.spool.receive(file_id, length) as incoming:
 

@@ -10,12 +10,15 @@ from flask import Flask, current_app
 import logs
 from bell import Bell
 from config import Config, make_celery
+from every import Every
 from pool import UploadPool
 from scan import Scanner
 from spool import Spool
 from store import Store
 from throttle import Throttle
 from watch import Hub
+
+ROOM_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Services:
     hub: Hub
     scanner: Scanner | None
     """What must find nothing in a file before it is delivered, if there is one."""
+    room_looks: Every = field(default_factory=lambda: Every(ROOM_LOOK_SECONDS))
+    """When bytes of failed files may next be dropped to make room."""
     leases: dict[str, str] = field(default_factory=dict)
     """The runs of this process: File id to the run's id."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from checksum import Crc64Nvme
-from errors import Busy, SpoolUnavailable
+from errors import Busy, SpoolUnavailable, UploadError
 from identity import Identity
 
 log = logging.getLogger(__name__)
@@ -144,8 +144,17 @@ class Spool:
             raise Busy("The spool is full; try again later.")
 
     def capacity_bytes(self) -> int:
-        """Return how much the spool may hold: its own limit, or its disk."""
-        return self.max_bytes or shutil.disk_usage(self.folder).total
+        """Return how much the spool may hold: its own limit, or its disk where that is smaller."""
+        disk_bytes = shutil.disk_usage(self.folder).total
+        return min(self.max_bytes or disk_bytes, disk_bytes)
+
+    def has_room(self, more: int) -> bool:
+        """Return True if so many more bytes fit, as far as anyone knows."""
+        try:
+            self.require(more)
+        except UploadError:
+            return False
+        return True
 
     def used_bytes(self) -> int:
         """The size of all its files, whole and half, counted anew every half second; a large spool more seldom."""
@@ -206,13 +215,15 @@ class Spool:
             SpoolUnavailable: the spool is not there.
         """
         path = self._path(file_id)
-        if path.exists():
-            return True
-        self.check()
-        return path.exists()
+        with _trouble():
+            if path.exists():
+                return True
+            self.check()
+            return path.exists()
 
     def drop(self, file_id: str) -> bool:
         """Remove a kept file, which may be gone already. Returns False if it may be there still."""
+        self._next_count = min(self._next_count, time.monotonic())  # so that the room is seen at once
         return _remove(self._path(file_id)) and self.is_here()
 
     def kept(self) -> list[str]:

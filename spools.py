@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Row, String, insert, select, update
+from sqlalchemy import Row, Select, String, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -56,6 +56,18 @@ def lost(silent_for: timedelta = LOST_AFTER) -> Sequence[Row[tuple[SpoolRecord]]
         return connection.execute(statement).all()
 
 
+def find(spool_id: str) -> Row[tuple[SpoolRecord]] | None:
+    """Return what is known of a spool, or None if it never told of itself."""
+    with db.engine.connect() as connection:
+        return connection.execute(select(SpoolRecord).where(SpoolRecord.id == spool_id)).first()
+
+
 def is_lost(spool_id: str) -> bool:
-    """Return True if the spool's host is gone."""
-    return any(spool.id == spool_id for spool in lost())
+    """Return True if no host has told of the spool lately."""
+    spool = find(spool_id)
+    return spool is None or spool.seen_at < utcnow() - LOST_AFTER
+
+
+def lost_ids() -> Select[str]:
+    """Return the query for the ids of the spools whose host is gone."""
+    return select(SpoolRecord.id).where(SpoolRecord.seen_at < utcnow() - LOST_AFTER)

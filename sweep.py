@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from flask import Flask
-from sqlalchemy import Row
 
 import events
+import failed_bytes
 import idempotency
 import quota
 import spools
@@ -28,7 +26,6 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 1.0
 CLEAN_SECONDS = 10.0
 STOP_SECONDS = 10.0  # less than gunicorn's graceful_timeout
-FAILED_SHARE = 4  # what failed may take a fourth of the spool
 
 
 def sweep() -> bool:
@@ -72,22 +69,7 @@ def drop_spooled() -> None:
             failed.append(row)
             if row.updated_at < failed_before:
                 ferry.spool.drop(row.id)
-    drop_oldest_failed(failed)
-
-
-def drop_oldest_failed(rows: Sequence[Row[Any]]) -> None:
-    """Keep the bytes of failed files to their share of the spool, so that they leave room for new ones.
-
-    Args:
-        rows: of the failed files whose bytes are in the spool.
-    """
-    spool = services().spool
-    room = spool.capacity_bytes() // FAILED_SHARE
-    for row in sorted(rows, key=lambda row: row.updated_at, reverse=True):
-        room -= row.size
-        if room < 0:
-            log.warning("the bytes of file %s, which failed, make room for others", row.id)
-            spool.drop(row.id)
+    failed_bytes.keep_to_share(failed)
 
 
 def tell_of_spool() -> None:

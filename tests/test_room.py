@@ -298,7 +298,7 @@ def test_what_failed_leaves_room_for_what_comes(
             def is_taken(mode: str = mode, status: int = status) -> bool:
                 return web.upload(mode, "a.bin", bytes(ROOM // 5)).status_code == status
 
-            wait_for(is_taken, 20, "room")
+            wait_for(is_taken, 3, "room")
         retries = [web.retry(file_id) for file_id in (failed[0], failed[-1])]
         assert retries == [409, 202]
         assert web.settled(failed[-1])["upload_status"] == "COMPLETE"

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
@@ -17,10 +17,7 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
     )
     # Those of hosts that are gone already are found, ten minutes from now.
-    op.execute(
-        "INSERT INTO spools (id, host, seen_at) SELECT DISTINCT spool_id, '', CURRENT_TIMESTAMP FROM files"
-        " WHERE upload_status IN ('PENDING', 'PROCESSING') OR erased_at IS NOT NULL"
-    )
+    op.execute("INSERT INTO spools (id, host, seen_at) SELECT DISTINCT spool_id, '', CURRENT_TIMESTAMP FROM files")
 
 
 def downgrade() -> None:
