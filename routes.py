@@ -127,7 +127,7 @@ def retry(file_id: str) -> Response:
     ferry = services()
     row = own_file(file_id)
     is_here = row.spool_id == ferry.spool.id  # else the host that has the bytes finds the row due
-    if not ferry.spool.has(file_id) if is_here else spools.is_lost(row.spool_id):
+    if not ferry.spool.has(file_id) if is_here else not spools.is_alive(row.spool_id):
         raise Conflict("The file's bytes are no longer here.", file_id)
     if not File.retry(file_id, ferry.config.RETRY_WINDOW_SECONDS):
         raise Conflict("Only a file in ERROR can be tried again.", file_id)

@@ -145,7 +145,8 @@ class Spool:
 
     def capacity_bytes(self) -> int:
         """Return how much the spool may hold: its own limit, or its disk where that is smaller."""
-        disk_bytes = shutil.disk_usage(self.folder).total
+        with _trouble():
+            disk_bytes = shutil.disk_usage(self.folder).total
         return min(self.max_bytes or disk_bytes, disk_bytes)
 
     def has_room(self, more: int) -> bool:
@@ -227,8 +228,13 @@ class Spool:
         return _remove(self._path(file_id)) and self.is_here()
 
     def kept(self) -> list[str]:
-        """The ids of all kept files."""
-        return [name for name in os.listdir(self.folder) if FILE_ID.fullmatch(name)]
+        """Return the ids of all kept files.
+
+        Raises:
+            SpoolUnavailable: the spool is not there.
+        """
+        with _trouble():
+            return [name for name in os.listdir(self.folder) if FILE_ID.fullmatch(name)]
 
     def age_seconds(self, file_id: str) -> float:
         """How long ago a kept file was written; 0 if it is gone."""

@@ -63,9 +63,15 @@ def find(spool_id: str) -> Row[tuple[SpoolRecord]] | None:
 
 
 def is_lost(spool_id: str) -> bool:
-    """Return True if no host has told of the spool lately."""
+    """Return True if the spool's host is gone; of a spool that never told of itself nobody can say so."""
     spool = find(spool_id)
-    return spool is None or spool.seen_at < utcnow() - LOST_AFTER
+    return spool is not None and spool.seen_at < utcnow() - LOST_AFTER
+
+
+def is_alive(spool_id: str) -> bool:
+    """Return True if a host has told of the spool lately."""
+    spool = find(spool_id)
+    return spool is not None and spool.seen_at >= utcnow() - LOST_AFTER
 
 
 def lost_ids() -> Select[str]:
