@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 import redis
 
-log = logging.getLogger(__name__)
+from redis_client import RedisClient
 
 CHANNEL = "ferryman:events"
-AWAY_SECONDS = 5.0  # how long Redis is left alone after it did not answer
-TIMEOUT_SECONDS = 0.5
 LOOK_SECONDS = 0.25  # how often one looks without being woken
 SELDOM_SECONDS = 1.0  # and how often with a Redis that may lose a message
 
@@ -24,30 +21,26 @@ class Bell:
     """
 
     def __init__(self, uri: str) -> None:
-        self._client: redis.Redis | None = None
-        if uri.startswith(("redis://", "rediss://")):
-            self._client = redis.Redis.from_url(
-                uri, socket_connect_timeout=TIMEOUT_SECONDS, socket_timeout=TIMEOUT_SECONDS
-            )
+        self._redis = RedisClient(uri, "watchers are woken by the clock alone")
         self._listener: redis.client.PubSub | None = None
-        self._away_until = 0.0
 
     def ring(self) -> None:
         """Wake all who wait; a Redis that is away is no error."""
-        if self._client and time.monotonic() >= self._away_until:
+        if (client := self._redis.client) and self._redis.available():
             try:
-                self._client.publish(CHANNEL, "")
+                client.publish(CHANNEL, "")
             except redis.RedisError as error:
-                self._leave_alone(error)
+                self._redis.failed(error)
 
     def wait(self) -> None:
         """Wait until it rings, or until it is time to look anyway; for one thread of a process only."""
-        if self._client and time.monotonic() >= self._away_until:
+        if (client := self._redis.client) and self._redis.available():
             try:
-                self._listen(self._client)
+                self._listen(client)
                 return
             except redis.RedisError as error:
-                self._leave_alone(error)
+                self._redis.failed(error)
+                self._stop_listening()
         time.sleep(LOOK_SECONDS)
 
     def _listen(self, client: redis.Redis) -> None:
@@ -61,14 +54,10 @@ class Bell:
 
     def close(self) -> None:
         """Let go of Redis."""
-        if self._listener:
-            self._listener.close()
-        if self._client:
-            self._client.close()
+        self._stop_listening()
+        self._redis.close()
 
-    def _leave_alone(self, error: redis.RedisError) -> None:
-        log.warning("watchers are woken by the clock alone, since Redis fails: %s", error)
-        self._away_until = time.monotonic() + AWAY_SECONDS
+    def _stop_listening(self) -> None:
         if self._listener:
             self._listener.close()
             self._listener = None

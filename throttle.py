@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from typing import Any
 
 from flask import Flask, Response, g
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage, Storage
 
 from errors import LimitReached
-
-log = logging.getLogger(__name__)
+from redis_client import RedisClient
 
 WINDOW_SECONDS = 60
 FAILURES_PER_WINDOW = 20
-AWAY_SECONDS = 5.0  # how long Redis is left alone after it did not answer
-TIMEOUT_SECONDS = 0.5
 
 
 class Throttle:
@@ -32,10 +27,9 @@ class Throttle:
         self._requests = requests_per_minute
         self._own = MemoryStorage()
         self._shared: Storage = self._own
-        if uri.startswith(("redis://", "rediss://")):
-            timeouts: dict[str, Any] = dict.fromkeys(("socket_connect_timeout", "socket_timeout"), TIMEOUT_SECONDS)
-            self._shared = RedisStorage(uri, wrap_exceptions=True, **timeouts)
-        self._away_until = 0.0
+        self._redis = RedisClient(uri, "limits are counted by this process alone")
+        if client := self._redis.client:
+            self._shared = RedisStorage(uri, connection_pool=client.connection_pool, wrap_exceptions=True)
 
     def count_request(self, owner: str) -> None:
         """Count a request of an owner, and remember what is left for the answer's headers.
@@ -45,7 +39,7 @@ class Throttle:
         """
         if not self._requests:
             return
-        count, left = self._count("requests", owner, 1), _seconds_left()
+        count, left = self._count("requests", owner), _seconds_left()
         g.rate_limit = (self._requests, max(0, self._requests - count), left)
         if count > self._requests:
             raise LimitReached(f"More than {self._requests} requests in a minute.", left)
@@ -56,18 +50,17 @@ class Throttle:
         Raises:
             LimitReached: too many were wrong.
         """
-        if self._count("failures", address, 1) > FAILURES_PER_WINDOW:
+        if self._count("failures", address) > FAILURES_PER_WINDOW:
             raise LimitReached("Too many wrong keys from this address.", _seconds_left())
 
-    def _count(self, what: str, who: str, more: int) -> int:
+    def _count(self, what: str, who: str) -> int:
         key = f"ferryman:{what}:{who}:{int(time.time()) // WINDOW_SECONDS}"
-        if time.monotonic() >= self._away_until:
+        if self._redis.available():
             try:
-                return _counted(self._shared, key, more)
+                return self._shared.incr(key, WINDOW_SECONDS)
             except StorageError as error:
-                log.warning("limits are counted by this process alone, since Redis fails: %s", error)
-                self._away_until = time.monotonic() + AWAY_SECONDS
-        return _counted(self._own, key, more)
+                self._redis.failed(error)
+        return self._own.incr(key, WINDOW_SECONDS)
 
 
 def init_app(app: Flask) -> None:
@@ -83,10 +76,6 @@ def _add_headers(response: Response) -> Response:
         for name, value in zip(("Limit", "Remaining", "Reset"), limit, strict=True):
             response.headers[f"RateLimit-{name}"] = str(value)
     return response
-
-
-def _counted(storage: Storage, key: str, more: int) -> int:
-    return storage.incr(key, WINDOW_SECONDS, amount=more) if more else storage.get(key)
 
 
 def _seconds_left() -> int:
