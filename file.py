@@ -165,7 +165,7 @@ def adopt_file(store: Store, info: ObjectInfo, on_progress: Progress = lambda se
         BytesLost: it is not there, or has other bytes.
         StoreError: S3 does not say.
     """
-    if not store.holds(info):
+    if not store.holds(info, on_progress):
         raise BytesLost("The bytes are not in the spool.")
     chunks = store.read(info.key, 0, info.size) if info.size else iter(())
     return Uploaded(store.url(info.key), _digest(_told(chunks, on_progress), info))

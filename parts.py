@@ -92,7 +92,9 @@ class PartsUpload:
             StoreError: S3 did not take the bytes.
         """
         try:
-            return self._store.settle(info, lambda features: self._upload(info, features, on_progress))
+            return self._store.settle(
+                info, lambda features: self._upload(info, features, on_progress), on_progress
+            )
         finally:
             self.give_up()
 

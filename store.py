@@ -67,7 +67,7 @@ class Store:
         """The address of an object; who may read it is up to the bucket's policy."""
         return f"{self._config.bucket_base_url}/{quote(key)}"
 
-    def put(self, file: BinaryIO, info: ObjectInfo, on_progress: Progress | None = None) -> str:
+    def put(self, file: BinaryIO, info: ObjectInfo, on_progress: Progress = lambda sent: None) -> str:
         """Bring a file into the bucket in one request, and see that S3 holds these very bytes.
 
         An object that is already there and right is adopted: an earlier run may have died just after its upload.
@@ -96,7 +96,7 @@ class Store:
             told = self._requests(features.unsigned_payload).put(info, body, features.put)
             return told == info.crc64nvme and self.features.put.verifies
 
-        return self.settle(info, upload)
+        return self.settle(info, upload, on_progress)
 
     def begin_parts(self, key: str, content_type: str, features: Features) -> str:
         """Begin an upload in parts; the answer is its id. All requests of one upload need the same features.
@@ -137,13 +137,16 @@ class Store:
         """
         self._requests().abort(key, upload_id)
 
-    def settle(self, info: ObjectInfo, upload: Callable[[Features], bool]) -> str:
+    def settle(
+        self, info: ObjectInfo, upload: Callable[[Features], bool], on_progress: Progress = lambda sent: None
+    ) -> str:
         """Run an upload, and see what S3 holds afterwards.
 
         Args:
             info: what the object must be.
             upload: sends the bytes with what may be sent, and returns True if S3 has confirmed the whole object's
                 checksum. It is called again if S3 refuses a header.
+            on_progress: called with 0 now and then while an object is read back.
 
         Returns:
             The object's url.
@@ -156,7 +159,7 @@ class Store:
         try:
             is_confirmed = self.capabilities.attempt(upload)
         except StoreError as error:
-            found = self._found_after(error, info)
+            found = self._found_after(error, info, on_progress)
             if found is Found.RIGHT:
                 return self.url(info.key)
             # A condition that fails though nothing is there: the store does not understand what we send.
@@ -164,10 +167,10 @@ class Store:
                 raise
             is_confirmed = upload(self.features)
         if not is_confirmed:
-            self._confirm(info)
+            self._confirm(info, on_progress)
         return self.url(info.key)
 
-    def holds(self, info: ObjectInfo) -> bool:
+    def holds(self, info: ObjectInfo, on_progress: Progress = lambda sent: None) -> bool:
         """Returns True if the bucket has an object of this name and size with these bytes.
 
         The bytes are compared by the checksum that S3 tells, if it can be believed, or else by reading them.
@@ -175,9 +178,9 @@ class Store:
         Raises:
             StoreError: S3 does not say.
         """
-        return self._look(info) is Found.RIGHT
+        return self._look(info, on_progress) is Found.RIGHT
 
-    def read_checksum(self, key: str) -> str:
+    def read_checksum(self, key: str, on_progress: Progress = lambda sent: None) -> str:
         """Read an object to its end; the answer is base64 of its CRC64NVME.
 
         Raises:
@@ -186,6 +189,7 @@ class Store:
         crc = Crc64Nvme()
         for chunk in self._requests().read(key):
             crc.update(chunk)
+            on_progress(0)
         return crc.text()
 
     def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
@@ -219,7 +223,7 @@ class Store:
         unsigned = self.features.unsigned_payload if unsigned_payload is None else unsigned_payload
         return Requests(self._clients.get(unsigned), self.bucket)
 
-    def _look(self, info: ObjectInfo) -> Found:
+    def _look(self, info: ObjectInfo, on_progress: Progress) -> Found:
         head = self.capabilities.attempt(
             lambda features: self._requests(features.unsigned_payload).head(info.key, features.head_checksum)
         )
@@ -229,27 +233,28 @@ class Store:
             return Found.OTHER
         if head.crc64nvme == info.crc64nvme and self.features.verifies:
             return Found.RIGHT
-        return Found.RIGHT if self.read_checksum(info.key) == info.crc64nvme else Found.OTHER
+        is_right = self.read_checksum(info.key, on_progress) == info.crc64nvme
+        return Found.RIGHT if is_right else Found.OTHER
 
-    def _found_after(self, error: StoreError, info: ObjectInfo) -> Found | None:
+    def _found_after(self, error: StoreError, info: ObjectInfo, on_progress: Progress) -> Found | None:
         """What S3 holds after an upload failed; nothing if it does not say."""
         try:
-            return self._look(info)
+            return self._look(info, on_progress)
         except StoreError as silent:
             if _is_condition(error):
                 raise StoreError("S3 does not say what it holds under this key.") from silent
             return None
 
-    def _confirm(self, info: ObjectInfo) -> None:
+    def _confirm(self, info: ObjectInfo, on_progress: Progress) -> None:
         """See that S3 holds the bytes that it has just taken."""
-        found = self._look(info)
+        found = self._look(info, on_progress)
         if found is Found.NOTHING:
             raise StoreError("S3 took the bytes, but does not have them.")
         if found is Found.OTHER:
-            self._discard(info)
+            self._discard(info, on_progress)
             raise StoreError("S3 holds other bytes than were sent.")
 
-    def _discard(self, info: ObjectInfo) -> None:
+    def _discard(self, info: ObjectInfo, on_progress: Progress) -> None:
         """Delete an object that was read and is wrong, where it would block all retries.
 
         That is where the store refuses to overwrite: there nobody else can have made it. Elsewhere it might be
@@ -258,7 +263,7 @@ class Store:
         features = self.capabilities.known()
         if features.put.exclusive and features.parts.exclusive:
             with suppress(StoreError):
-                if self.read_checksum(info.key) != info.crc64nvme:
+                if self.read_checksum(info.key, on_progress) != info.crc64nvme:
                     self.delete(info.key)
 
 
