@@ -19,11 +19,13 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 READING = ("GET", "HEAD", "OPTIONS")
 # At DEBUG these write the headers that they sign.
 TALKATIVE = ("botocore", "boto3", "urllib3", "kombu", "amqp", "celery")
-# No message of ours holds these, foreign ones might: passwords in addresses, keys, signatures of presigned urls.
-SECRET = re.compile(
-    r"(?<=://)[^/\s@:]{0,256}:[^/\s]{0,1024}(?=@)|\bfm_[\w-]+"
-    r"|(?i:(?<=bearer )\S+|(?<=x-amz-)[\w-]{1,64}=[^&\s'\"]+)"
-)
+# No message of ours holds these, foreign ones might: credentials in addresses, keys, signatures of presigned urls.
+# Each takes time in proportion to the text: a word is entered at its start only, and no run is given back.
+UP_TO_LAST_AT = re.compile(r"(?<!\S)\S+(?=@)")
+CREDENTIALS = re.compile(r"(?<=://)(?:[^/:]*+:.*|[^/]*+\Z)")
+"""`user:password` or `token` of an address, to the last `@`: SQLAlchemy takes a password with `/` in it."""
+SECRET = re.compile(r"fm_[\w-]+|(?i:(?<=bearer )\S+|(?<=x-amz-)[\w-]{1,64}=[^&\s'\"]+)")
+MASK = "***"
 LONGEST_TEXT = 32 * 1024  # a traceback is shorter
 REQUEST_FIELDS = ["method", "path", "status", "duration_ms", "owner"]
 
@@ -131,8 +133,9 @@ def _without_secrets(_: object, __: str, event: Event) -> Event:
 
 def _masked(text: str) -> str:
     """The text without secrets; of what is too long only its two ends stay."""
-    if len(text) > LONGEST_TEXT:
+    text = UP_TO_LAST_AT.sub(lambda word: CREDENTIALS.sub(MASK, word[0]), text)
+    text = SECRET.sub(MASK, text)
+    if len(text) > LONGEST_TEXT:  # cut last: half a secret would look like none
         half = LONGEST_TEXT // 2
-        # A secret that the cut went through would look like none.
-        text = f"{text[:half].rpartition(' ')[0]} ... {text[-half:].partition(' ')[2]}"
-    return SECRET.sub("***", text)
+        text = f"{text[:half]} ... {text[-half:]}"
+    return text
