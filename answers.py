@@ -182,7 +182,15 @@ def _problem(status: HTTPStatus, description: str, detail: str, *headers: str) -
 def _bytes(description: str, *headers: str) -> Piece:
     schema = {"type": "string", "contentMediaType": "application/octet-stream"}
     headers = (*headers, "Content-Disposition", "Cache-Control", "ETag", "Last-Modified")
-    return _answer(description, schema, headers=headers, media_type="*/*")
+    answer = _answer(description, schema, headers=headers, media_type="*/*")
+    return _named_type(answer, "application/octet-stream", {"format": "binary"})
+
+
+def _named_type(answer: Piece, media_type: str, more: Piece) -> Piece:
+    """Give an answer of any media type one that generators of clients can go by; they pass over `*/*`."""
+    [(any_type, content)] = answer["content"].items()
+    named = {**content, "schema": {**content["schema"], **more}}
+    return {**answer, "content": {media_type: named, any_type: content}}
 
 
 _S = HTTPStatus
@@ -213,8 +221,10 @@ RESPONSES: dict[str, Piece] = {
     "NothingMore": _answer("It is COMPLETE or in ERROR, and you have seen that: do not come again."),
     "Index": _page("What this is, and where to go.", "Index"),
     "Help": _page("How to send a file there.", "Help"),
-    "Metrics": _answer(
-        "What was counted.", {"type": "string", "description": "Prometheus's format."}, media_type="*/*"
+    "Metrics": _named_type(
+        _answer("What was counted.", {"type": "string", "description": "Prometheus's format."}, media_type="*/*"),
+        "text/plain",
+        {},
     ),
     "Alive": _public("The process lives.", "Alive"),
     "Ready": _public("All parts answer.", "Readiness"),
@@ -223,7 +233,7 @@ RESPONSES: dict[str, Piece] = {
     "Manual": _public("This document, to read.", {"type": "string", "description": "A page."}, "text/html"),
     "InvalidUpload": _problem(
         _S.BAD_REQUEST,
-        "It is not one well-formed upload: no file or several, a name without an extension, a form that is broken"
+        "It is not one well-formed upload: no file or several, an empty name, a form that is broken"
         " or cut off, a malformed header, or bytes that do not match a digest.",
         "The form has no file in the field 'file'.",
     ),

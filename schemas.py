@@ -129,7 +129,7 @@ SCHEMAS: dict[str, Piece] = {
         "description": f"One file, in the field `{FIELD}`; others are passed over, {MAX_PARTS} in all at most.",
         "properties": {
             FIELD: text(
-                "The file: a part with a filename that has an extension. The part's own header may carry"
+                "The file: a part with a filename. The part's own header may carry"
                 " `Content-Type`, `Repr-Digest`, `Content-Digest` and `Content-MD5`, which speak of the file.",
                 format="binary",
             )
