@@ -27,13 +27,13 @@ class Server(NamedTuple):
     environment: dict[str, str]
 
 
-def valkey(folder: Path, port: int, password: str = "") -> Server:
+def valkey(folder: Path, port: int, password: str | None = None) -> Server:
     """Valkey, a Redis-compatible server, keeping its data in a folder across restarts and kills.
 
     Args:
         folder: where it keeps its data.
         port: where it listens, on the loopback interface only.
-        password: what its clients must send; empty for a server that everybody on this machine may use.
+        password: what its clients must send; without one, everybody on this machine may use the server.
 
     Source: https://valkey.io/topics/valkey.conf/
     """

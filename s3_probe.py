@@ -53,17 +53,17 @@ def probe(connect: Callable[[bool], Requests], prefix: str, wanted: Features) ->
             raise error from None  # the payload's signature is not the cause
 
 
-def _probe(requests: Requests, prefix: str, wanted: Features) -> Features:
-    with _objects(requests, prefix) as new_object:
-        put = _way(Kind(wanted.put, partial(_put, requests)), new_object)
-        parts = _way(Kind(wanted.parts, partial(_in_parts, requests)), new_object)
+def _probe(s3: Requests, prefix: str, wanted: Features) -> Features:
+    with _objects(s3, prefix) as new_object:
+        put = _way(Kind(wanted.put, partial(_put, s3)), new_object)
+        parts = _way(Kind(wanted.parts, partial(_in_parts, s3)), new_object)
         key = new_object().key
-        head = wanted.head_checksum and not _is_refused(partial(requests.head, key, True))
+        head = wanted.head_checksum and not _is_refused(partial(s3.head, key, True))
         return replace(wanted, put=put, parts=parts, head_checksum=head)
 
 
 @contextmanager
-def _objects(requests: Requests, prefix: str) -> Iterator[Callable[[], ObjectInfo]]:
+def _objects(s3: Requests, prefix: str) -> Iterator[Callable[[], ObjectInfo]]:
     """Give names for new objects, and remove what is there under them in the end."""
     crc, keys = Crc64Nvme(), []
     crc.update(CONTENT)
@@ -77,7 +77,7 @@ def _objects(requests: Requests, prefix: str) -> Iterator[Callable[[], ObjectInf
     finally:
         for key in keys:
             with suppress(StoreError):
-                requests.delete(key)
+                s3.delete(key)
 
 
 def _way(kind: Kind, new_object: Callable[[], ObjectInfo]) -> Way:
@@ -118,16 +118,16 @@ def _is_refused(request: Callable[[], object]) -> bool:
     return False
 
 
-def _put(requests: Requests, info: ObjectInfo, content: bytes, way: Way) -> None:
-    requests.put(info, BytesIO(content), way)
+def _put(s3: Requests, info: ObjectInfo, content: bytes, way: Way) -> None:
+    s3.put(info, BytesIO(content), way)
 
 
-def _in_parts(requests: Requests, info: ObjectInfo, content: bytes, way: Way) -> None:
-    upload_id = requests.begin(info.key, info.content_type, way)
+def _in_parts(s3: Requests, info: ObjectInfo, content: bytes, way: Way) -> None:
+    upload_id = s3.begin(info.key, info.content_type, way)
     try:
-        part = requests.part(info.key, upload_id, 1, BytesIO(content), info.crc64nvme, way)
-        requests.complete(info, upload_id, [part], way)
+        part = s3.part(info.key, upload_id, 1, BytesIO(content), info.crc64nvme, way)
+        s3.complete(info, upload_id, [part], way)
     except StoreError:
         with suppress(StoreError):
-            requests.abort(info.key, upload_id)
+            s3.abort(info.key, upload_id)
         raise
