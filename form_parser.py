@@ -82,7 +82,8 @@ class FormParser(PushMultipartParser):  # type: ignore[misc]
         data = padding.sub(rb"\1", self._held + chunk)
         line = data.rfind(b"\r\n--", -MAX_PADDED_LINE_BYTES)
         is_open = line >= 0 and data.find(b"\r\n", line + 2) < 0
-        held_from = line if is_open else len(data.rstrip(b"\r\n-"))
+        # Longer ends of such bytes, all of a file of hyphens even, are no beginning of a line.
+        held_from = line if is_open else max(len(data.rstrip(b"\r\n-")), len(data) - len(b"\r\n-"))
         if not chunk:
             held_from = len(data)
         self._held = data[held_from:]
