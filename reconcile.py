@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 from sqlalchemy import select
 
 import bucket
+import s3_probe
 import spools
 from database import batched, db, utcnow
 from deliver import end_without_bytes
@@ -135,8 +136,9 @@ def _prefix() -> str:
 
 
 def _own(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Only what has a name that we would give."""
-    return (entry for entry in entries if is_own_key(entry.key.removeprefix(_prefix())))
+    """Only what has a name that we would give, to a file or to an object that tries the store."""
+    names = ((entry, entry.key.removeprefix(_prefix())) for entry in entries)
+    return (entry for entry, name in names if is_own_key(name) or name.startswith(s3_probe.NAME))
 
 
 def _keys(keys: Iterable[str]) -> set[str]:

@@ -16,6 +16,8 @@ from s3_errors import is_refusal
 from s3_features import Features, Way
 from s3_requests import ObjectInfo, Requests
 
+NAME = "s3-probe-"
+"""What the names of the objects begin with; one whose process was killed is found by reconcile."""
 CONTENT = b"A small object that finds out what this store takes and does; it is removed at once."
 DAMAGED = CONTENT[:-1] + b"!"
 BARE = Way(checksum=False, condition=False, disposition=False)
@@ -69,7 +71,7 @@ def _objects(s3: Requests, prefix: str) -> Iterator[Callable[[], ObjectInfo]]:
     crc.update(CONTENT)
 
     def new_object() -> ObjectInfo:
-        keys.append(f"{prefix}s3-probe-{secrets.token_hex(8)}")
+        keys.append(f"{prefix}{NAME}{secrets.token_hex(8)}")
         return ObjectInfo(keys[-1], "application/octet-stream", len(CONTENT), crc.text())
 
     try:

@@ -61,7 +61,8 @@ def count_rows(app: Flask) -> int:
 
 def objects(bucket: S3Client, env: dict[str, str]) -> list[str]:
     listing = bucket.list_objects_v2(Bucket=env["S3_BUCKET_NAME"], Prefix=env["S3_KEY_PREFIX"])
-    return [entry["Key"] for entry in listing.get("Contents", [])]
+    keys = (entry["Key"] for entry in listing.get("Contents", []))
+    return [key for key in keys if "/s3-probe-" not in key]  # which run beside the first upload
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -129,7 +130,7 @@ def test_a_bad_key_is_refused(app: Flask, client: FlaskClient, spool_dir: Path, 
 
 
 def test_a_refused_request_leaves_the_key_free(app: Flask, client: FlaskClient) -> None:
-    assert post(client, "k", name="no-extension").status_code == 400
+    assert post(client, "k", name="...").status_code == 400
     assert post(client, "k").status_code == 202
     assert count_rows(app) == 1
 

@@ -96,6 +96,9 @@ class World:
     def object_without_row(self) -> str:
         return self.put(self.prefix + rename_file("a.txt"))
 
+    def left_probe(self) -> str:
+        return self.put(f"{self.prefix}s3-probe-0123456789abcdef")
+
     def row_without_object(self) -> str:
         row = upload(self.client, "normal")
         self.bucket.delete_object(Bucket=BUCKET, Key=row["key"])
@@ -132,6 +135,7 @@ Maker = Callable[[World], str]
 MENDED: dict[str, tuple[Maker, str]] = {
     "orphan spool file": (World.orphan_spool_file, "spool file without a row"),
     "object without row": (World.object_without_row, "object without a row"),
+    "probe of a process that was killed": (World.left_probe, "object without a row"),
     "multipart with row": (World.multipart_with_row, "unfinished upload that nobody works on"),
     "multipart of a complete row": (World.multipart_of_complete_row, "unfinished upload that nobody works on"),
     "multipart without row": (World.multipart_without_row, "unfinished upload that nobody works on"),

@@ -18,6 +18,7 @@ from uuid import uuid4
 import requests
 from sqlalchemy import create_engine, text
 
+import s3_probe
 from config import Config
 from store import Store
 from tests.faults.proxy import Link, Proxy
@@ -188,7 +189,8 @@ class Kit:
 
     def _listed(self) -> list[dict[str, str]]:
         pages = self.s3_client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.prefix)
-        return [{"Key": entry["Key"]} for page in pages for entry in page.get("Contents", [])]
+        entries = (entry for page in pages for entry in page.get("Contents", []))
+        return [{"Key": entry["Key"]} for entry in entries if s3_probe.NAME not in entry["Key"]]
 
     def _object(self, key: str) -> bytes:
         return self.s3_client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
@@ -196,10 +198,16 @@ class Kit:
 
 def starts_upload(link: Link) -> bool:
     """Whether the connection's latest request carries bytes to S3."""
-    return link.request.startswith(b"PUT ")
+    return link.request.startswith(b"PUT ") and not is_probe(link)
 
 
 def finishes_object(link: Link) -> bool:
     """Whether the connection's latest request makes an object appear."""
     whole = link.request.startswith(b"PUT ") and b"partNumber=" not in link.request
-    return whole or (link.request.startswith(b"POST ") and b"uploadId=" in link.request)
+    completes = link.request.startswith(b"POST ") and b"uploadId=" in link.request
+    return (whole or completes) and not is_probe(link)
+
+
+def is_probe(link: Link) -> bool:
+    """Whether the connection's latest request is about an object that only tries the store."""
+    return s3_probe.NAME.encode() in link.request
