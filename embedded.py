@@ -40,7 +40,7 @@ def valkey(folder: Path, port: int, password: str | None = None) -> Server:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     options = {"port": port, "bind": LOOPBACK, "dir": folder, "appendonly": "yes", "save": '""'}
     options |= {"maxmemory-policy": "noeviction", "requirepass": password or '""'}
-    settings = folder / "valkey.conf"  # not in the command, which every user of this machine can see
+    settings = folder.with_suffix(".conf")  # not in the command, which every user of this machine can see
     settings.touch(mode=0o600)
     settings.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
     return Server([str(get_binary_path()), str(settings)], {})
