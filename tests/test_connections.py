@@ -22,7 +22,7 @@ import requests
 
 import auth
 from tests.conftest import running_app
-from tests.stack import ROOT, RedisServer, S3Server, Web
+from tests.stack import ROOT, RedisServer, S3Server, Web, wait_for
 
 ROUNDS = 20
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n'
@@ -135,8 +135,9 @@ def running(live: Live) -> Iterator[None]:
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     with socket.create_connection(("127.0.0.1", live.port)) as client:
         client.sendall(f"POST {case.path} HTTP/1.1\r\n{head}\r\n".encode() + PART % b"a.txt")
-        time.sleep(0.3)
+        wait_for(lambda: list(live.spool.glob("*.part")), what="spooled part of it")
         yield
+    wait_for(lambda: not list(live.spool.glob("*.part")), what="end of it")
 
 
 def named(answer: bytes) -> dict[str, str]:
