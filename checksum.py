@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 
 from awscrt import checksums
 
@@ -23,6 +24,14 @@ class Crc64Nvme:
     def append(self, other: Crc64Nvme, size: int) -> None:
         """Add so many bytes of which another one is the checksum."""
         self._crc = checksums.combine_crc64nvme(self._crc, other._crc, size)
+
+    @classmethod
+    def of(cls, chunks: Iterable[bytes]) -> Crc64Nvme:
+        """Take the checksum of chunks of bytes."""
+        crc = cls()
+        for chunk in chunks:
+            crc.update(chunk)
+        return crc
 
     def text(self) -> str:
         """Base64 of the big-endian value, as S3 writes it."""

@@ -166,7 +166,7 @@ class Client:
                 # An earlier try got through, though its answer did not, and S3 still has to take the file.
                 if problem.status != HTTPStatus.CONFLICT or not problem.file_id:
                     raise
-                return list(self.watch(problem.file_id))[-1]
+                return self.wait(problem.file_id)
 
     def file(self, file_id: str) -> File:
         """Read a File."""
@@ -202,6 +202,20 @@ class Client:
             headers["Prefer"] = f"wait={math.ceil(min(WAIT_SECONDS, max(deadline - now, 1)))}"
             time.sleep(max(min(now + pause, deadline) - time.monotonic(), 0))
         raise TimedOut(f"After {timeout:.0f} s the file is still {last.upload_status if last else 'unknown'}.")
+
+    def wait(self, file_id: str, timeout: float = math.inf) -> File:
+        """Wait until a File is COMPLETE or ERROR, and return it so.
+
+        Args:
+            file_id: the File's id.
+            timeout: seconds after which it gives up.
+
+        Raises:
+            TimedOut: they are over.
+            Unreachable: the service does not answer any more.
+        """
+        *_, last = self.watch(file_id, timeout)
+        return last
 
     def retry(self, file_id: str) -> File:
         """Have a file delivered again that ended in ERROR."""

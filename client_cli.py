@@ -233,7 +233,7 @@ class Batch:
 
     def _watch(self, file_id: str) -> File:
         with self._client() as client:
-            return list(client.watch(file_id))[-1]
+            return client.wait(file_id)
 
     def _client(self) -> Client:
         if self._away:  # then each of a thousand files need not find out anew

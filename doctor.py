@@ -125,9 +125,7 @@ def _new_object(store: Store, prefix: str, content: bytes) -> Iterator[ObjectInf
 
 
 def _checksum(content: bytes) -> str:
-    crc = Crc64Nvme()
-    crc.update(content)
-    return crc.text()
+    return Crc64Nvme.of([content]).text()
 
 
 def _send(store: Store, content: bytes, info: ObjectInfo) -> None:

@@ -67,12 +67,11 @@ def _probe(s3: Requests, prefix: str, wanted: Features) -> Features:
 @contextmanager
 def _objects(s3: Requests, prefix: str) -> Iterator[Callable[[], ObjectInfo]]:
     """Give names for new objects, and remove what is there under them in the end."""
-    crc, keys = Crc64Nvme(), []
-    crc.update(CONTENT)
+    crc64nvme, keys = Crc64Nvme.of([CONTENT]).text(), []
 
     def new_object() -> ObjectInfo:
         keys.append(f"{prefix}{NAME}{secrets.token_hex(8)}")
-        return ObjectInfo(keys[-1], "application/octet-stream", len(CONTENT), crc.text())
+        return ObjectInfo(keys[-1], "application/octet-stream", len(CONTENT), crc64nvme)
 
     try:
         yield new_object

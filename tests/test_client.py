@@ -202,7 +202,7 @@ def test_an_s3_outage_in_normal_mode_and_its_retry(kit: Kit, commands: Commands,
         assert out == f"ERROR  {file_id}  {file_id}  S3 does not answer.\n"
         kit.s3_proxy.recover()
         assert client.retry(file_id).id == file_id
-        assert list(client.watch(file_id))[-1].upload_status == "COMPLETE"
+        assert client.wait(file_id).upload_status == "COMPLETE"
         with pytest.raises(Problem) as refusal:
             client.retry(file_id)
     assert (refusal.value.status, refusal.value.file_id) == (409, file_id)
@@ -370,7 +370,7 @@ def upload_one(kit: Kit, address: str, mode: str, size: int = 3_000_000) -> File
     content, before = random.randbytes(size), len(kit.rows())
     with Client(address) as client:
         file = client.upload(BytesIO(content), mode, "once.bin")
-        *_, file = client.watch(file.id)
+        file = client.wait(file.id)
     assert file.upload_status == "COMPLETE"
     assert object_of(kit, file._asdict()) == content
     assert len(kit.rows()) == before + 1
@@ -522,7 +522,7 @@ def peak_memory(commands: Commands, *words: str | Path, **options: Any) -> int:
 def test_a_file_is_listed_downloaded_and_deleted(address: str, tmp_path: Path) -> None:
     client = Client(address)
     paths = [new_file(tmp_path, f"listed-{number}.bin", 300_000)[0] for number in range(3)]
-    uploaded = [list(client.watch(client.upload(path).id))[-1] for path in paths]
+    uploaded = [client.wait(client.upload(path).id) for path in paths]
     listed = list(client.files(name="LISTED-", status="COMPLETE", limit="2"))
     assert [file.id for file in listed] == [file.id for file in reversed(uploaded)]
     for file, path in zip(uploaded, paths, strict=True):
@@ -539,7 +539,7 @@ def test_a_file_is_listed_downloaded_and_deleted(address: str, tmp_path: Path) -
 def test_a_download_that_breaks_off_goes_on_where_it_was(kit: Kit, address: str, tmp_path: Path) -> None:
     path, content = new_file(tmp_path, "long.bin", 3_000_000)
     client, target = Client(address), tmp_path / "copy.bin"
-    file = list(client.watch(client.upload(path).id))[-1]
+    file = client.wait(client.upload(path).id)
     passed, ranges = [0], list[bytes]()
 
     def cut_once(link: Link, data: bytes) -> bool:
@@ -567,7 +567,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(kit: Kit, address: str,
 def test_a_damaged_download_is_no_download(kit: Kit, address: str, bucket: S3Client, tmp_path: Path) -> None:
     path, content = new_file(tmp_path, "damaged.bin", 1000)
     client = Client(address)
-    file = list(client.watch(client.upload(path).id))[-1]
+    file = client.wait(client.upload(path).id)
     bucket.put_object(Bucket=BUCKET, Key=file.key, Body=content[:-1] + b"x")
     with pytest.raises(ClientError, match="damaged"):
         client.download(file.id, tmp_path / "copy.bin")
