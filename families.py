@@ -50,11 +50,12 @@ FAMILIES = [
 """Without `x-` (RFC 6648)."""
 ZIPS = {"application/zip", "application/epub+zip", "application/java-archive"}
 ZIP_PREFIXES = ("application/vnd.openxmlformats-officedocument.", "application/vnd.oasis.opendocument.")
-LOOSE = {
-    *("audio/mpeg", "audio/mp3", "audio/aac", "video/mpeg", "video/mp2p", "video/mp2t"),
-    *("image/icon", "image/vnd.microsoft.icon", "image/vnd.dwg"),
+MEDIA = ("image/", "audio/", "video/", "font/")
+"""Types whose files are binary, but for those below: a text is none of them."""
+TEXT_MEDIA = {
+    *("image/portable-anymap", "image/portable-bitmap", "image/portable-graymap", "image/portable-pixmap"),
+    *("image/xpixmap", "image/xbitmap", "image/vnd.dxf", "image/dxf", "audio/mpegurl", "audio/scpls"),
 }
-"""Binary formats of which a true file may begin with what no signature tells, such as a stream that was cut."""
 FIRM = {
     *("image/apng", "image/avif", "image/bmp", "image/gif", "image/heic", "image/heif", "image/jpeg", "image/jpg"),
     *("image/png", "image/svg+xml", "image/tiff", "image/vnd.adobe.photoshop", "image/webp"),

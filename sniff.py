@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 import filetype
 
-from families import FIRM, LOOSE, are_alike, plain
+from families import FIRM, MEDIA, TEXT_MEDIA, are_alike, plain
 
 HEAD_BYTES = 8 * 1024  # as many as filetype looks at
 EMPTY = "application/x-empty"
@@ -82,6 +82,8 @@ def detect(head: bytes) -> str:
         return EMPTY
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         head = head.decode("utf-16", "replace").encode("utf-8", "replace")
+    if markup := _markup_type(head):
+        return markup
     is_text = not BINARY_BYTE.search(head)
     found = filetype.guess(head)
     if found and (not is_text or found.mime in TEXTUAL):
@@ -98,21 +100,25 @@ def _binary_type(head: bytes) -> str:
         return "video/quicktime"
     if any(head[start : start + 2 * size + 1 : size] == b"GGG" for start, size in TRANSPORT_PACKETS):
         return "video/mp2t"
-    # A page or a script that has one further on is what it begins as.
-    is_pdf = b"%PDF-" in head[:PDF_HEADER_BYTES] and not head.lstrip().startswith((b"<", b"#!"))
-    return PDF if is_pdf else BINARY
+    return PDF if b"%PDF-" in head[:PDF_HEADER_BYTES] else BINARY
 
 
-def _text_type(head: bytes) -> str:
+def _markup_type(head: bytes) -> str | None:
+    """Tell a page or a script by how it begins, whatever follows: browsers and shells look no further."""
     text = head.removeprefix(codecs.BOM_UTF8)
+    if not text.lstrip().startswith((b"<", b"#!")):
+        return None
     for pattern, kind in SCRIPTS:
         if pattern.match(text):
             return kind
     root = text[PROLOG.match(text).end() :]  # type: ignore[union-attr]
     if SVG_TAG.match(root):
         return SVG
-    if HTML_TAG.match(root) or HTML_TAG.match(text.lstrip()):
-        return "text/html"
+    return "text/html" if HTML_TAG.match(root) or HTML_TAG.match(text.lstrip()) else None
+
+
+def _text_type(head: bytes) -> str:
+    text = head.removeprefix(codecs.BOM_UTF8)
     if text.lstrip().startswith(b"%PDF-"):
         return PDF
     if text.lstrip().startswith(b"<?xml"):
@@ -159,7 +165,9 @@ def _confirms(declared: str, detected: str, allowed: Collection[str]) -> bool:
         # A picture that runs scripts must say so.
         return detected != SVG and _matches(detected, allowed)
     kind = plain(declared)
-    return kind not in FIRM and (kind not in LOOSE or detected == BINARY)
+    if kind.startswith(MEDIA) and kind not in TEXT_MEDIA:
+        return detected == BINARY and kind not in FIRM
+    return kind not in FIRM
 
 
 def _matches(kind: str, patterns: Collection[str]) -> bool:

@@ -49,6 +49,17 @@ LIES = [
     ("image/x-unheard-of", zoo.elf()),
     ("image/x-unheard-of", b"#!/bin/sh\n"),
     ("audio/mpeg", b"hello"),
+    ("image/jp2", b"alert(1)"),
+    ("image/jxl", b"<html>\0"),
+    ("image/jp2", b"<?php phpinfo(); ?>\0"),
+    ("image/x-unheard-of", b"<script>alert(1)</script>\0"),
+    ("image/x-unheard-of", b"\xef\xbb\xbf \n<script>alert(1)</script>\0"),
+    ("image/x-portable-pixmap", b"<script>alert(1)</script>\0"),
+    ("image/x-unheard-of", b""),
+    ("video/quicktime", b"<!--moov--><script>alert(1)</script>\0"),
+    ("video/quicktime", b"<!--wide--><script>alert(1)</script>\0"),
+    ("video/mp4", b"<!--ftyp--><script>alert(1)</script>\0"),
+    ("image/heic", b"<!--ftypheic--><script>alert(1)</script>\0"),
     ("audio/webm", b"\0\xff" * 60),
     ("application/pdf", zoo.HTML + b"\n%PDF-1.7"),
     ("application/pdf", b"<html>\0\n%PDF-1.7"),
@@ -90,3 +101,7 @@ def test_sound_is_no_film_where_only_sound_is_taken() -> None:
     assert refused_type("audio/webm", "video/webm", ("audio/*",), ()) is None
     assert refused_type("video/webm", "video/webm", ("audio/*",), ()) == "video/webm"
     assert refused_type("audio/webm", "video/webm", ("audio/*",), ("video/*",)) == "video/webm"
+
+
+def test_a_text_is_no_font() -> None:
+    assert refused_type("font/collection", "text/plain", ("font/*",), ()) == "text/plain"
