@@ -77,5 +77,5 @@ def are_alike(declared: str, detected: str) -> bool:
     one, other = plain(declared), plain(detected)
     # Word's, Java's and many more files are ZIP files that do not always tell it at their start.
     is_zip = other in ZIPS or other.startswith(ZIP_PREFIXES)
-    is_in_zip = is_zip and one.startswith("application/") and one not in FIRM - ZIPS
+    is_in_zip = is_zip and one.startswith(("application/", "model/")) and one not in FIRM - ZIPS
     return one == other or is_in_zip or any(one in family and other in family for family in FAMILIES)

@@ -24,6 +24,14 @@ BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "image/avif"),
 }
 """Source: https://mp4ra.org/registered-types/brands; all others are of films and sound."""
+BEGINNINGS = {b"II+\0": "image/tiff", b"MM\0+": "image/tiff", b"true\0": "font/ttf"}
+"""BigTIFF, and TrueType as Apple writes it."""
+CHUNKED = {
+    (b"RF64", b"WAVE"): "audio/x-wav",
+    (b"FORM", b"AIFC"): "audio/x-aiff",
+    (b"FORM", b"AIFF"): "audio/x-aiff",
+}
+"""Formats of chunks, by the first and the third four bytes; RF64 is a WAV over 4 GiB (EBU Tech 3306)."""
 QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 TRANSPORT_PACKETS = ((0, 188), (4, 192), (0, 204))
 """Where the first sync byte of a transport stream may be, and how long its packets are (ISO 13818-1)."""
@@ -93,6 +101,11 @@ def detect(head: bytes) -> str:
 
 def _binary_type(head: bytes) -> str:
     """What filetype does not know."""
+    for start, kind in BEGINNINGS.items():
+        if head.startswith(start):
+            return kind
+    if kind := CHUNKED.get((head[:4], head[8:12])):
+        return kind
     atom = head[4:8]
     if atom == b"ftyp":
         return BRANDS.get(head[8:12], "video/mp4")

@@ -37,6 +37,10 @@ TRUE = [
     ("application/pdf", b"\n%PDF-1.7\n1 0 obj"),
     ("application/pdf", b"\x1b%-12345X@PJL\r\n%PDF-1.7\n\0"),
     ("image/x-portable-pixmap", b"P3\n1 1\n255\n0 0 0\n"),
+    ("image/tiff", b"II+\0\x08\0\0\0" + b"\0" * 60),
+    ("image/tiff", b"MM\0+\0\x08\0\0" + b"\0" * 60),
+    ("audio/wav", b"RF64\xff\xff\xff\xffWAVEds64" + b"\0" * 60),
+    ("audio/aiff", b"FORM\0\0\0\0AIFCFVER" + b"\0" * 60),
     ("image/jp2", b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 "),
 ]
 LIES = [
