@@ -104,8 +104,8 @@ def _binary_type(head: bytes) -> str:
     for start, kind in BEGINNINGS.items():
         if head.startswith(start):
             return kind
-    if kind := CHUNKED.get((head[:4], head[8:12])):
-        return kind
+    if chunked := CHUNKED.get((head[:4], head[8:12])):
+        return chunked
     atom = head[4:8]
     if atom == b"ftyp":
         return BRANDS.get(head[8:12], "video/mp4")
