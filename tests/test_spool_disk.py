@@ -167,8 +167,8 @@ def test_a_read_only_spool_delivers_and_deletes_but_takes_nothing(web: Web, disk
     try:
         s3_link.recover()
         assert_unavailable(web)
-        assert requests.delete(f"{web.url}/files/{ids[0]}", timeout=10).status_code == 204
-        assert [web.settled(file_id)["upload_status"] for file_id in ids[1:]] == ["COMPLETE"] * 2
+        assert requests.delete(f"{web.url}/files/{ids[0]}", timeout=60).status_code == 204
+        assert [web.settled(file_id, 60)["upload_status"] for file_id in ids[1:]] == ["COMPLETE"] * 2
         assert (disk.spool / ids[1]).exists()
     finally:
         heal()
