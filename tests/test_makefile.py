@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,9 @@ def folder(tmp_path: Path) -> Path:
 
 def make(folder: Path, python: str | Path = sys.executable) -> subprocess.CompletedProcess[str]:
     command = ["make", ".venv/run", f"PYTHON={python}"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    # The make that runs the tests would otherwise tell this one, as its parent, to print more.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def has_pip(folder: Path) -> bool:

@@ -173,7 +173,8 @@ def test_a_read_only_spool_delivers_and_deletes_but_takes_nothing(web: Web, disk
     finally:
         heal()
     assert_well(web)
-    wait_for(lambda: not any((disk.spool / file_id).exists() for file_id in ids), what="removed bytes")
+    # An erased file's bytes go once its first lease, 30 s, has run out, with the next cleaning, each 10 s.
+    wait_for(lambda: not any((disk.spool / file_id).exists() for file_id in ids), 90, what="removed bytes")
 
 
 @pytest.fixture
