@@ -6,10 +6,9 @@ from http import HTTPStatus
 
 from idempotency import MAX_KEY
 from listing import MAX_NAME, MAX_PAGE, PAGE
-from models import UploadStatus
+from models import Mode, UploadStatus
 from schemas import FILE, FILE_ID, Piece, number, text
 from streams import LONGEST_WAIT_SECONDS
-from tasks import RUNS
 
 BASE64 = "[A-Za-z0-9+/=]*"
 DIGESTS = rf"^([a-z0-9-]+=:{BASE64}:( *, *[a-z0-9-]+=:{BASE64}:)*)?$"
@@ -86,7 +85,7 @@ PARAMETERS: dict[str, Piece] = {
         "cursor", text("Where the page begins: take the whole address from `next`.", format="cursor")
     ),
     "Status": _query("status", text("Only files with this status.", enum=[str(one) for one in UploadStatus])),
-    "Mode": _query("mode", text("Only files that went this way.", enum=list(RUNS))),
+    "Mode": _query("mode", text("Only files that went this way.", enum=list(Mode))),
     "Name": _query(
         "name",
         text(

@@ -14,7 +14,7 @@ import background
 import cli
 import content
 import database
-import errors
+import events
 import headers
 import health
 import listing
@@ -22,15 +22,24 @@ import logs
 import metrics
 import openapi
 import pages
+import problems
 import routes
 import scrape
-import services
 import streams
 import throttle
 import webhooks
+from bell import Bell
+from celery_queue import make_celery
 from config import Config
+from models import Mode
 from notify import SENDERS
-from tasks import RUNS
+from pool import UploadPool
+from scan import Scanner
+from services import Services
+from spool import Spool
+from store import Store
+from throttle import Throttle
+from watch import Hub
 
 
 class JSONProvider(DefaultJSONProvider):
@@ -56,15 +65,16 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     app.url_map.merge_slashes = False  # the router would redirect to an address with the client's Host in it
     logs.init_app(app)
     headers.init_app(app)
-    metrics.init_app(app, RUNS, config.PROMETHEUS_MULTIPROC_DIR)
+    metrics.init_app(app, Mode, config.PROMETHEUS_MULTIPROC_DIR)
     threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 3  # requests, deliveries, and all loops
     background.init_app(app)
     database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, database.db)
-    services.init_app(app, config)
-    errors.init_app(app)
+    app.extensions["ferryman"] = _parts(app, config)
+    problems.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
+    events.init_app(app)
     webhooks.init_app(app)
     for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, streams.bp, health.bp, scrape.bp):
         app.register_blueprint(blueprint)
@@ -73,3 +83,19 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     if config.TRUSTED_PROXIES:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=config.TRUSTED_PROXIES)  # type: ignore[method-assign]
     return app
+
+
+def _parts(app: Flask, config: Config) -> Services:
+    bell = Bell(config.CELERY_BROKER_URL)
+    spool = Spool(config.SPOOL_DIR, config.SPOOL_MAX_BYTES, config.SPOOL_FSYNC)
+    return Services(
+        config=config,
+        spool=spool,
+        store=Store(config),
+        pool=UploadPool(config.UPLOAD_THREADS, config.UPLOAD_BACKLOG),
+        celery=make_celery(app, config, spool.id),
+        throttle=Throttle(config.CELERY_BROKER_URL, config.KEY_REQUESTS_PER_MINUTE),
+        bell=bell,
+        hub=Hub(bell),
+        scanner=Scanner(config.CLAMD_ADDRESS, config.CLAMD_MAX_BYTES) if config.CLAMD_ADDRESS else None,
+    )

@@ -9,9 +9,9 @@ import click
 from flask import Flask
 from flask.cli import with_appcontext
 
-import auth
 import bucket
 import doctor
+import keys
 import webhooks
 from client_cli import upload, watch
 from errors import StoreError
@@ -26,7 +26,7 @@ OTHER_MODES = ("readback", "auto", "crc64nvme")
 
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
-    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, keys, hooks, upload, watch):
+    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, key_commands, hooks, upload, watch):
         app.cli.add_command(command)
 
 
@@ -135,33 +135,33 @@ def _outcome(finding: Finding, apply: bool) -> str:
     return "mended"
 
 
-keys = PlainGroup("keys", help="API keys: who may use the service.")
+key_commands = PlainGroup("keys", help="API keys: who may use the service.")
 
 
-@keys.command("create")
+@key_commands.command("create")
 @click.argument("name")
 @click.option("--metrics", is_flag=True, help="Let it read /metrics, and nothing else.")
 def create_key(name: str, metrics: bool) -> None:
     """Make a key for NAME, who sees the files of all keys of that name, and print it once."""
     try:
-        click.echo(auth.create_key(name, auth.METRICS if metrics else auth.FILES))
+        click.echo(keys.create_key(name, keys.METRICS if metrics else keys.FILES))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 
-@keys.command("list")
+@key_commands.command("list")
 def list_keys() -> None:
     """Show the keys by their id, without their secret."""
-    for key in auth.all_keys():
+    for key in keys.all_keys():
         state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "live"
         click.echo(f"{key.id}  {key.created_at:%Y-%m-%d}  {state:18}  {key.role:7}  {key.owner}")
 
 
-@keys.command("revoke")
+@key_commands.command("revoke")
 @click.argument("key_id", metavar="ID")
 def revoke_key(key_id: str) -> None:
     """Let the key open nothing from now on; ID is what `list` shows, or the middle part of the key."""
-    if not auth.revoke_key(key_id):
+    if not keys.revoke_key(key_id):
         raise click.ClickException("There is no live key with this id.")
 
 

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 import click
-from celery import Celery, Task
-from kombu import Queue
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 from urllib3.util import parse_url
 
 KIB = 1024
 MIB = 1024 * KIB
-DEFAULT_QUEUE = "ferryman"
 PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
 CLAMD = re.compile(r"unix:/.+|[^/]+:(?P<port>\d{1,5})", re.ASCII)
 HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
@@ -277,53 +274,3 @@ def _is_webhook_secret(text: str) -> bool:
     except ValueError:
         return False
     return text.startswith(WEBHOOK_SECRET_PREFIX) and 24 <= len(key) <= 64
-
-
-def spool_queue(spool_id: str) -> str:
-    """Name the queue for files that only a worker with this spool can deliver."""
-    return f"{DEFAULT_QUEUE}.spool.{spool_id}"
-
-
-def make_celery(config: Config, spool_id: str, task_class: type[Task[..., Any]] = Task) -> Celery:
-    """Build the Celery app; it connects to nothing before it is used.
-
-    Args:
-        config: the settings.
-        spool_id: identity of the spool this process can read, whose queue a worker consumes too; or empty.
-        task_class: base class of the tasks.
-
-    Source: https://docs.celeryq.dev/en/stable/userguide/configuration.html
-    """
-    queues = (DEFAULT_QUEUE, spool_queue(spool_id)) if spool_id else (DEFAULT_QUEUE,)
-    celery = Celery(
-        "ferryman",
-        broker=config.CELERY_BROKER_URL,
-        backend=config.CELERY_RESULT_BACKEND,
-        task_cls=task_class,
-    )
-    celery.conf.update(
-        task_ignore_result=config.CELERY_RESULT_BACKEND is None,
-        task_default_queue=DEFAULT_QUEUE,
-        task_queues=[Queue(name, routing_key=name) for name in queues],
-        # A message is only a hint to look at the row, so it may come twice but must not be lost.
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        worker_prefetch_multiplier=1,
-        # A dead broker must not hold a request: the row waits in the database, the sweep delivers it.
-        task_publish_retry=False,
-        broker_connection_retry_on_startup=True,
-        # An error reply to a worker that waits, as in a failover, is one more reason to connect anew.
-        broker_channel_error_retry=True,
-        broker_transport_options={
-            "body_encoding": None,  # kombu would wrap the JSON body in base64 once more
-            "socket_connect_timeout": 2,
-            "socket_timeout": 3,
-            "max_retries": 0,
-        },
-        # After QUIT a worker may finish for so long, and what is left goes back to the queue. TERM waits without
-        # end, unless Celery is told REMAP_SIGTERM=SIGQUIT.
-        worker_soft_shutdown_timeout=10,
-        worker_hijack_root_logger=False,
-    )
-    celery.set_default()
-    return celery

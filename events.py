@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from flask import Flask
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -16,18 +17,16 @@ from sqlalchemy import (
     String,
     Text,
     bindparam,
-    column,
     delete,
     func,
     insert,
     select,
-    table,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
 from database import BATCH, UtcDateTime, db, transaction, utcnow
+from models import File, file_changed
 
-STATUS, PROGRESS = "status", "progress"
 KEEP = timedelta(days=1)
 SETTLED = timedelta(seconds=2)  # a transaction that took its number before another ends within that time
 
@@ -48,28 +47,25 @@ class Event(db.Model):  # type: ignore[name-defined,misc]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
-# By its name, since models.py records events and so cannot be known here.
-_FILES = table("files", *(column(name) for name in ("id", "owner", "upload_status", "bytes_sent", "error")))
-_SHOWN = table("files", *(column(name) for name in ("id", "name", "mode", "size", "url")))
-_COPIED = ("id", "owner", "upload_status", "bytes_sent", "error")
+_COPIED = (File.id, File.owner, File.upload_status, File.bytes_sent, File.error)
 _RECORD = insert(Event).from_select(
     ["file_id", "owner", "upload_status", "bytes_sent", "error", "kind", "created_at"],
     select(
-        *(_FILES.c[name] for name in _COPIED),
+        *_COPIED,
         bindparam("kind", type_=String),
         bindparam("created_at", type_=UtcDateTime),
-    ).where(_FILES.c.id == bindparam("file_id", type_=String)),
+    ).where(File.id == bindparam("file_id", type_=String)),
 )
 _READ = (
-    select(Event, _SHOWN.c.name, _SHOWN.c.mode, _SHOWN.c.size, _SHOWN.c.url)
-    .outerjoin(_SHOWN, _SHOWN.c.id == Event.file_id)
+    select(Event, File.name, File.mode, File.size, File.url)
+    .outerjoin(File, File.id == Event.file_id)
     .order_by(Event.id)
 )
 
 
-def record(connection: Connection, file_id: str, kind: str = STATUS) -> None:
-    """Write down what a row has become, in the transaction that changed it."""
-    connection.execute(_RECORD, {"file_id": file_id, "kind": kind, "created_at": utcnow()})
+def init_app(app: Flask) -> None:
+    """Record every change of a file of the app."""
+    file_changed.connect(_record, sender=app)
 
 
 def read(
@@ -128,6 +124,11 @@ def forget_old() -> None:
         connection.execute(delete(Event).where(Event.created_at < utcnow() - KEEP))
 
 
-def _rows(statement: Select[Any]) -> Sequence[Row[Any]]:
+def _record(app: Flask, connection: Connection, file_id: str, kind: str) -> None:
+    """Copy what the row has become, in the transaction that changed it."""
+    connection.execute(_RECORD, {"file_id": file_id, "kind": kind, "created_at": utcnow()})
+
+
+def _rows(statement: Select[*tuple[Any, ...]]) -> Sequence[Row[Any]]:
     with db.engine.connect() as connection:
         return connection.execute(statement).all()

@@ -13,7 +13,7 @@ from gunicorn.glogging import Logger
 import logs
 from config import Config
 from notify import Sender
-from sweep import Sweeper
+from sweeper import Sweeper
 from watch import MAX_WATCHERS
 
 load_dotenv()

@@ -26,15 +26,16 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
 
     key: Mapped[str] = mapped_column(String(MAX_KEY), primary_key=True)
     """Hash of the client's key and its owner."""
-    owner: Mapped[str] = mapped_column(String(32))
+    request_id: Mapped[str] = mapped_column("owner", String(32), key="request_id")
+    """The request that holds the key."""
     due_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     """Until when the request in progress holds the key, or the finished one is remembered."""
     fingerprint: Mapped[str | None] = mapped_column(String(64))
     file_id: Mapped[str | None] = mapped_column(String(32))
 
 
-class Scope:
-    """What one request knows of its key; without a key it knows nothing, and does nothing.
+class Claim:
+    """One request's claim on its Idempotency-Key. A no-op for a request without a key.
 
     Args:
         key: the Idempotency-Key, hashed with its owner.
@@ -44,12 +45,12 @@ class Scope:
     def __init__(self, key: str | None, lease_seconds: float) -> None:
         self.earlier: Row[tuple[IdempotencyKey]] | None = None
         self._key = key
-        self._owner = new_id()
+        self._request_id = new_id()
         self._lease = timedelta(seconds=lease_seconds)
         self._renewals = Every(lease_seconds / 3)
 
     def begin(self) -> None:
-        """Take the key, or find the request that had it earlier.
+        """Claim the key, or find the request that had it earlier.
 
         Raises:
             Conflict: a request with this key is still running.
@@ -57,7 +58,7 @@ class Scope:
         due_at = utcnow() + self._lease
         try:
             with transaction() as connection:
-                values = {"key": self._key, "owner": self._owner, "due_at": due_at}
+                values = {"key": self._key, "request_id": self._request_id, "due_at": due_at}
                 connection.execute(insert(IdempotencyKey), values)
         except IntegrityError:
             self._begin_again(due_at)
@@ -67,19 +68,19 @@ class Scope:
             found = connection.execute(select(IdempotencyKey).where(IdempotencyKey.key == self._key)).first()
         if found and found.fingerprint:
             self.earlier = found
-        elif not self._change_now(IdempotencyKey.due_at <= utcnow(), owner=self._owner, due_at=due_at):
+        elif not self._change_now(IdempotencyKey.due_at <= utcnow(), request_id=self._request_id, due_at=due_at):
             raise Conflict("A request with this Idempotency-Key is still running.")
 
     def renew(self) -> None:
-        """Keep the key while the body arrives; call it as often as you like."""
+        """Keep the claim while the body arrives. Cheap to call: it writes each third of the lease."""
         if self._key and self._renewals.due():
-            self._change_now(IdempotencyKey.owner == self._owner, due_at=utcnow() + self._lease)
+            self._change_now(IdempotencyKey.request_id == self._request_id, due_at=utcnow() + self._lease)
 
     def match(self, fingerprint: str) -> str | None:
-        """The File of the earlier request, if there was one.
+        """Return the id of the File of an equal earlier request, or None without one.
 
         Raises:
-            KeyReused: it was another request.
+            KeyReused: the earlier request with this key was another one.
         """
         if self.earlier is None:
             return None
@@ -97,12 +98,12 @@ class Scope:
         if self._key is None:
             return
         values = {"fingerprint": fingerprint, "file_id": file_id, "due_at": utcnow() + KEEP}
-        if not self._change(connection, IdempotencyKey.owner == self._owner, **values):
+        if not self._change(connection, IdempotencyKey.request_id == self._request_id, **values):
             raise Conflict("Another request with this Idempotency-Key has overtaken this one.")
 
     def abandon(self) -> None:
         """Free the key, because nothing was accepted."""
-        mine = [IdempotencyKey.key == self._key, IdempotencyKey.owner == self._owner]
+        mine = [IdempotencyKey.key == self._key, IdempotencyKey.request_id == self._request_id]
         with transaction() as connection:
             connection.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.fingerprint.is_(None)))
 
@@ -118,12 +119,12 @@ class Scope:
 
 
 @contextmanager
-def scope(key: str | None, owner: str, lease_seconds: float) -> Iterator[Scope]:
-    """Hold a request's key while the block runs; if it raises, the key is free again.
+def claim(key: str | None, owner: str, lease_seconds: float) -> Iterator[Claim]:
+    """Claim a request's Idempotency-Key while the block runs; if the block raises, the key is free again.
 
     Args:
         key: the Idempotency-Key, or None.
-        owner: whose request; equal keys of two owners are two keys.
+        owner: the owner of the request. Equal keys of two owners are two keys.
         lease_seconds: how long the request may stay silent before another may take the key over.
 
     Raises:
@@ -132,15 +133,15 @@ def scope(key: str | None, owner: str, lease_seconds: float) -> Iterator[Scope]:
     """
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise InvalidUpload(f"An Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters.")
-    held = Scope(fingerprint(owner, key) if key else None, lease_seconds)
+    found = Claim(fingerprint(owner, key) if key else None, lease_seconds)
     if key is None:
-        yield held
+        yield found
         return
-    held.begin()
+    found.begin()
     try:
-        yield held
+        yield found
     except BaseException:
-        held.abandon()
+        found.abandon()
         raise
 
 

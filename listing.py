@@ -12,9 +12,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 import auth
 from errors import InvalidQuery
-from models import File, UploadStatus
+from models import File, Mode, UploadStatus
 from representation import file_json, rfc3339
-from tasks import RUNS
 
 bp = Blueprint("listing", __name__)
 
@@ -30,7 +29,7 @@ class Query(NamedTuple):
     limit: int
     before: tuple[datetime, str] | None
     status: UploadStatus | None
-    mode: str | None
+    mode: Mode | None
     name: str | None
 
 
@@ -67,12 +66,12 @@ def _parse(arguments: MultiDict[str, str]) -> Query:
     status, mode, name = arguments.get("status"), arguments.get("mode"), arguments.get("name")
     if status is not None and status not in UploadStatus.__members__:
         raise InvalidQuery(f"status must be one of {', '.join(UploadStatus)}.")
-    if mode is not None and mode not in RUNS:
-        raise InvalidQuery(f"mode must be one of {', '.join(RUNS)}.")
+    if mode is not None and mode not in list(Mode):
+        raise InvalidQuery(f"mode must be one of {', '.join(Mode)}.")
     if name is not None and (len(name) > MAX_NAME or "\0" in name):
         raise InvalidQuery(f"name has {MAX_NAME} characters at most, none of them NUL.")
     before = None if cursor is None else _decode(cursor)
-    return Query(int(limit), before, None if status is None else UploadStatus(status), mode, name)
+    return Query(int(limit), before, UploadStatus(status) if status else None, Mode(mode) if mode else None, name)
 
 
 def _encode(created_at: datetime, file_id: str) -> str:

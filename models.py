@@ -35,7 +35,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-import events
 import spools
 from database import BATCH, UtcDateTime, batched, db, transaction, utcnow
 from names import fold
@@ -45,11 +44,27 @@ FileRow: TypeAlias = Row[Any] | SimpleNamespace
 
 LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
 
-file_ended = Namespace().signal("file-ended")
-"""A file has become COMPLETE or ERROR; sent by the app with `connection` and `file_id`, in that transaction."""
+STATUS, PROGRESS = "status", "progress"
 
-file_settled = Namespace().signal("file-settled")
-"""A COMPLETE file has its SHA-256, or will never have one, or a file was deleted; sent in the same way."""
+# The app sends each signal in the transaction of the change, with its `connection` and the `file_id`.
+_signals = Namespace()
+
+file_changed = _signals.signal("file-changed")
+"""A file is new, or has another status (`kind` STATUS), or more of it was sent (`kind` PROGRESS)."""
+
+file_ended = _signals.signal("file-ended")
+"""A file has become COMPLETE or ERROR."""
+
+file_settled = _signals.signal("file-settled")
+"""A COMPLETE file has its SHA-256, or will never have one; or a file was deleted."""
+
+
+class Mode(enum.StrEnum):
+    """How a file goes to S3: in the request, by a background thread, or by a Celery worker."""
+
+    NORMAL = "normal"
+    ASYNC = "async"
+    CELERY = "celery"
 
 
 class UploadStatus(enum.StrEnum):
@@ -138,7 +153,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     def insert(cls, connection: Connection, draft: SimpleNamespace) -> None:
         """Write a new row, in the transaction of the caller."""
         connection.execute(_INSERT, vars(draft))
-        events.record(connection, draft.id)
+        _send(file_changed, connection, draft.id, kind=STATUS)
 
     @classmethod
     def find(cls, file_id: str) -> Row[Any] | None:
@@ -159,7 +174,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         limit: int,
         before: tuple[datetime, str] | None = None,
         status: UploadStatus | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         name: str | None = None,
     ) -> Sequence[Row[Any]]:
         """Read an owner's rows, newest first.
@@ -220,7 +235,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         with transaction() as connection:
             claimed = connection.execute(_CLAIM, claim).first()
             if claimed:
-                events.record(connection, file_id)
+                _send(file_changed, connection, file_id, kind=STATUS)
             return claimed
 
     @classmethod
@@ -228,8 +243,8 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         """Prolong the run's lease from now, and tell how much it has sent; False if the run has lost it."""
         progress: dict[str, Any] = {} if bytes_sent is None else {"bytes_sent": bytes_sent}
         due_at = utcnow() + timedelta(seconds=lease_seconds)
-        event = events.PROGRESS if progress else None
-        return cls._move(file_id, cls._held_by(run_id), event, due_at=due_at, **progress)
+        kind = PROGRESS if progress else None
+        return cls._move(file_id, cls._held_by(run_id), kind, due_at=due_at, **progress)
 
     @classmethod
     def complete(cls, file_id: str, run_id: str, url: str, sha256: str | None) -> bool:
@@ -362,14 +377,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         cls,
         file_id: str,
         where: Sequence[ColumnElement[bool]],
-        event: str | None = events.STATUS,
+        kind: str | None = STATUS,
         signal: NamedSignal | None = None,
         **values: Any,
     ) -> bool:
         with transaction() as connection:
             moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
-            if moved and event:
-                events.record(connection, file_id, event)
+            if moved and kind:
+                _send(file_changed, connection, file_id, kind=kind)
             if moved and signal:
                 _send(signal, connection, file_id)
             return moved
@@ -379,14 +394,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         with transaction() as connection:
             ended = connection.execute(move, {"of_file": of_file, **values}).rowcount == 1
             if ended:
-                events.record(connection, of_file)
+                _send(file_changed, connection, of_file, kind=STATUS)
                 _send(file_ended, connection, of_file)
             return ended
 
 
-def _send(signal: NamedSignal, connection: Connection, file_id: str) -> None:
+def _send(signal: NamedSignal, connection: Connection, file_id: str, **facts: Any) -> None:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
-    signal.send(app, connection=connection, file_id=file_id)
+    signal.send(app, connection=connection, file_id=file_id, **facts)
 
 
 def _is_due(now: Any, far: Any) -> ColumnElement[bool]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from typing import NamedTuple
 
 from flask import Blueprint, Response, jsonify, make_response, render_template, request
 
 import auth
 import chunked_forms
+from models import Mode
 
 bp = Blueprint("pages", __name__)
 
@@ -16,10 +18,30 @@ POLICY = (
     "default-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
-ANSWERS = {
-    "normal": "201 when the file is in S3",
-    "async": "202 at once; a background thread brings it to S3",
-    "celery": "202 at once; a Celery worker brings it to S3",
+
+
+class ModeText(NamedTuple):
+    """What a mode promises."""
+
+    answer: str
+    """To a program that asks how to upload."""
+    promise: str
+    """On the page."""
+
+
+MODES = {
+    Mode.NORMAL: ModeText(
+        answer="201 when the file is in S3",
+        promise="The request itself. You wait until it is there.",
+    ),
+    Mode.ASYNC: ModeText(
+        answer="202 at once; a background thread brings it to S3",
+        promise="A background thread. You have your answer at once.",
+    ),
+    Mode.CELERY: ModeText(
+        answer="202 at once; a Celery worker brings it to S3",
+        promise="A worker over Redis. You have your answer at once.",
+    ),
 }
 
 
@@ -31,7 +53,7 @@ def index() -> Response:
     get: {operationId: getIndex, tags: [Service], responses: {200: Index}}
     """
     if _wants_page():
-        return _page("async")
+        return _page(Mode.ASYNC)
     return _varied(
         jsonify(
             name="Ferryman",
@@ -57,11 +79,11 @@ def index() -> Response:
     )
 
 
-@bp.get("/normal_upload", defaults={"mode": "normal"})
-@bp.get("/async_upload", defaults={"mode": "async"})
-@bp.get("/celery_upload", defaults={"mode": "celery"})
+@bp.get("/normal_upload", defaults={"mode": Mode.NORMAL})
+@bp.get("/async_upload", defaults={"mode": Mode.ASYNC})
+@bp.get("/celery_upload", defaults={"mode": Mode.CELERY})
 @auth.public
-def upload_help(mode: str) -> Response:
+def upload_help(mode: Mode) -> Response:
     """Show a browser the page with this mode chosen; tell any other client how to send a file.
     ---
     get: {operationId: getHelp, tags: [Service], responses: {200: Help}}
@@ -72,7 +94,7 @@ def upload_help(mode: str) -> Response:
     host = request.headers.get("Host") or request.host  # as it was sent: not every name can be shown in Unicode
     example = f"curl -F file=@report.pdf {shlex.quote(f'{request.scheme}://{host}{request.path}')}"
     return _varied(
-        jsonify(description="Post one file, in the form field 'file'.", answer=ANSWERS[mode], example=example)
+        jsonify(description="Post one file, in the form field 'file'.", answer=MODES[mode].answer, example=example)
     )
 
 
@@ -81,8 +103,8 @@ def _wants_page() -> bool:
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
-def _page(mode: str) -> Response:
-    response = _varied(make_response(render_template("index.html", chosen=mode)))
+def _page(mode: Mode) -> Response:
+    response = _varied(make_response(render_template("index.html", modes=MODES, chosen=mode)))
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cache-Control"] = "no-cache"
     return response

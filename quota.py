@@ -30,7 +30,7 @@ class Account(db.Model):  # type: ignore[name-defined,misc]
     uploaded_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
-class Reservation(db.Model):  # type: ignore[name-defined,misc]
+class ReservationRow(db.Model):  # type: ignore[name-defined,misc]
     """Room for an upload whose bytes are still arriving; it lapses if it is not renewed, as by a dead process."""
 
     __tablename__ = "reservations"
@@ -41,8 +41,8 @@ class Reservation(db.Model):  # type: ignore[name-defined,misc]
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class Hold:
-    """One request's reservation; an owner without limits holds nothing, and pays nothing for it."""
+class Reservation:
+    """One request's reservation. A no-op for owners without limits."""
 
     def __init__(self, reservation_id: str, owner: str, config: Config) -> None:
         self._id = reservation_id
@@ -61,45 +61,45 @@ class Hold:
         """
         with transaction() as connection:
             used = self._lock(connection)
-            held, receiving = connection.execute(
-                select(func.coalesce(func.sum(Reservation.reserved_bytes), 0), func.count()).where(
-                    Reservation.owner == self._owner, Reservation.due_at > utcnow()
+            reserved, receiving = connection.execute(
+                select(func.coalesce(func.sum(ReservationRow.reserved_bytes), 0), func.count()).where(
+                    ReservationRow.owner == self._owner, ReservationRow.due_at > utcnow()
                 )
             ).one()
-            if self._bytes_per_day and used + held + size > self._bytes_per_day:
+            if self._bytes_per_day and used + reserved + size > self._bytes_per_day:
                 raise LimitReached(f"More than {self._bytes_per_day} bytes in a day.", _seconds_to_midnight())
             if self._in_flight and receiving + File.count_in_flight(connection, self._owner) >= self._in_flight:
                 raise LimitReached(f"More than {self._in_flight} files on their way to S3.", IN_FLIGHT_SECONDS)
             values = {"id": self._id, "owner": self._owner, "reserved_bytes": size}
-            connection.execute(insert(Reservation), values | {"due_at": utcnow() + self._lease})
+            connection.execute(insert(ReservationRow), values | {"due_at": utcnow() + self._lease})
 
     def renew(self) -> None:
-        """Keep it while the body arrives; call it as often as you like."""
+        """Keep the reservation while the body arrives. Cheap to call: it writes each third of the lease."""
         if self.is_limited and self._renewals.due():
-            mine = update(Reservation).where(Reservation.id == self._id)
+            mine = update(ReservationRow).where(ReservationRow.id == self._id)
             with transaction() as connection:
                 connection.execute(mine.values(due_at=utcnow() + self._lease))
 
     def settle(self, connection: Connection, size: int) -> None:
-        """Turn it into so many uploaded bytes, in the transaction of the caller.
+        """Turn the reservation into uploaded bytes, in the transaction of the caller.
 
         Raises:
-            Conflict: it has lapsed, so others may have taken the room.
+            Conflict: the reservation has lapsed, so others may have taken the room.
         """
         if not self.is_limited:
             return
         self._lock(connection)
-        alive = delete(Reservation).where(Reservation.id == self._id, Reservation.due_at > utcnow())
+        alive = delete(ReservationRow).where(ReservationRow.id == self._id, ReservationRow.due_at > utcnow())
         if connection.execute(alive).rowcount != 1:
             raise Conflict("The request paused for too long; send it again.")
         mine = update(Account).where(Account.owner == self._owner)
         connection.execute(mine.values(uploaded_bytes=Account.uploaded_bytes + size))
 
     def release(self) -> None:
-        """Give it back, if it is not settled."""
+        """Give the reservation back, unless it is settled."""
         if self.is_limited:
             with transaction() as connection:
-                connection.execute(delete(Reservation).where(Reservation.id == self._id))
+                connection.execute(delete(ReservationRow).where(ReservationRow.id == self._id))
 
     def _lock(self, connection: Connection) -> int:
         """Keep all others of the owner waiting until the transaction ends; the answer is what today has used."""
@@ -111,8 +111,8 @@ class Hold:
 
 
 @contextmanager
-def hold(reservation_id: str, owner: str, size: int, config: Config) -> Iterator[Hold]:
-    """Hold room for an upload while the block runs; what is not settled in it is given back.
+def reserve(reservation_id: str, owner: str, size: int, config: Config) -> Iterator[Reservation]:
+    """Reserve room for an upload while the block runs; at its end what was not settled is given back.
 
     Args:
         reservation_id: a name that is new.
@@ -124,24 +124,24 @@ def hold(reservation_id: str, owner: str, size: int, config: Config) -> Iterator
         LimitReached: the owner has no room left.
         LengthRequired: the client must say how much it sends, because it has a limit.
     """
-    held = Hold(reservation_id, owner, config)
-    if not held.is_limited:
-        yield held
+    reservation = Reservation(reservation_id, owner, config)
+    if not reservation.is_limited:
+        yield reservation
         return
     if not size and config.KEY_BYTES_PER_DAY:
         raise LengthRequired("Uploads are counted, so the request must have a Content-Length.")
     _open_account(owner)
-    held.begin(size)
+    reservation.begin(size)
     try:
-        yield held
+        yield reservation
     finally:
-        held.release()
+        reservation.release()
 
 
 def forget_lapsed() -> None:
     """Remove the reservations of processes that died."""
     with transaction() as connection:
-        connection.execute(delete(Reservation).where(Reservation.due_at <= utcnow() - timedelta(hours=1)))
+        connection.execute(delete(ReservationRow).where(ReservationRow.due_at <= utcnow() - timedelta(hours=1)))
 
 
 def _open_account(owner: str) -> None:

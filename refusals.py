@@ -23,7 +23,7 @@ from werkzeug.http import http_date
 
 import headers
 import logs
-from errors import problem
+from problems import problem
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
-from datetime import timedelta
 from http import HTTPStatus
-from types import SimpleNamespace
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, url_for
@@ -14,22 +10,15 @@ from sqlalchemy import Row
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
-import auth
-import failed_bytes
 import spools
-from database import new_id, transaction, utcnow
+from accept import accept_form
 from erase import erase
-from errors import Busy, Conflict, StoreError
-from idempotency import Scope, fingerprint, scope
-from metrics import metrics
-from models import File, FileRow, UploadStatus
-from quota import Hold, hold
-from receive import Received, declared_length, receive_file
+from errors import Conflict, StoreError
+from models import File, FileRow, Mode, UploadStatus
 from representation import file_json, own_file
 from services import services
-from spool import Incoming
 from streams import preferred_wait, wait_for_change
-from tasks import RUNS, Run, submit
+from submit import submit
 
 bp = Blueprint("files", __name__)
 
@@ -44,7 +33,7 @@ def normal_upload() -> Response:
       requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
       responses: {201: Created, 502: StoreError}
     """
-    row = own_file(_accept("normal").id)
+    row = own_file(accept_form(Mode.NORMAL).id)
     if row.upload_status == UploadStatus.ERROR:
         raise StoreError(row.error or "The file is not in S3.", row.id)
     if row.upload_status != UploadStatus.COMPLETE:  # another run has it, or had it when it was asked again
@@ -62,7 +51,7 @@ def async_upload() -> Response:
       requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
       responses: {202: Accepted}
     """
-    return _answer(_accept("async"), HTTPStatus.ACCEPTED)
+    return _answer(accept_form(Mode.ASYNC), HTTPStatus.ACCEPTED)
 
 
 @bp.post("/celery_upload")
@@ -75,7 +64,7 @@ def celery_upload() -> Response:
       requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
       responses: {202: Accepted}
     """
-    return _answer(_accept("celery"), HTTPStatus.ACCEPTED)
+    return _answer(accept_form(Mode.CELERY), HTTPStatus.ACCEPTED)
 
 
 @bp.get("/files/<file_id>")
@@ -134,89 +123,6 @@ def retry(file_id: str) -> Response:
     if is_here:
         submit(file_id)
     return _answer(own_file(file_id), HTTPStatus.ACCEPTED)
-
-
-def _accept(mode: str) -> FileRow:
-    """Bytes in the spool, then the row committed, then the hand-off: so nothing accepted is lost."""
-    ferry, began = services(), time.perf_counter()
-    if mode == "async" and ferry.pool.is_full:
-        raise Busy("Too many files wait for S3; try again later.")
-    run = RUNS[mode]()
-    try:
-        row, is_new = _take_in(mode, run)
-    except BaseException:
-        run.give_up()
-        raise
-    if is_new:
-        metrics().accepted(mode, row.size, time.perf_counter() - began)
-        run.hand_off(row)
-    return row
-
-
-def _take_in(mode: str, run: Run) -> tuple[FileRow, bool]:
-    """Receive a file and commit its row; or find the row of an equal request that came earlier."""
-    ferry = services()
-    length = declared_length(request, ferry.config.MAX_CONTENT_LENGTH)
-    key, owner, file_id = request.headers.get("Idempotency-Key"), auth.owner(), new_id()
-    if not ferry.spool.has_room(length):
-        failed_bytes.make_room()
-    with scope(key, owner, ferry.config.LEASE_SECONDS) as held, hold(file_id, owner, length, ferry.config) as room:
-        with ferry.spool.receive(file_id, length) as incoming:
-
-            def on_chunk(received: Received, chunk: bytes) -> None:
-                held.renew()
-                room.renew()
-                run.arrived(received, incoming, chunk)
-
-            received = receive_file(request, incoming, ferry.config, on_chunk, ("sha256",) if key else ())
-            request_fingerprint = ""
-            if key:
-                digest = received.digests.hexdigest("sha256")
-                request_fingerprint = fingerprint(mode, received.name, received.content_type, digest)
-            if earlier := held.match(request_fingerprint):
-                incoming.discard()
-                run.give_up()
-                return own_file(earlier), False
-            incoming.keep()
-        row = _new_row(mode, owner, received, incoming)
-        _commit(row, held, room, request_fingerprint)
-    return row, True
-
-
-def _commit(row: SimpleNamespace, held: Scope, room: Hold, request_fingerprint: str) -> None:
-    with ExitStack() as if_it_fails:
-        if_it_fails.callback(services().spool.drop, row.id)
-        with transaction() as connection:
-            File.insert(connection, row)
-            room.settle(connection, row.size)
-            held.finish(connection, request_fingerprint, row.id)
-            # A commit whose answer is lost may have happened, so from here on the bytes must stay.
-            if_it_fails.pop_all()
-
-
-def _new_row(mode: str, owner: str, received: Received, incoming: Incoming) -> SimpleNamespace:
-    ferry = services()
-    now = utcnow()
-    return File.draft(
-        id=incoming.file_id,
-        owner=owner,
-        name=received.name,
-        key=received.key,
-        mode=mode,
-        size=incoming.size,
-        content_type=received.content_type,
-        detected_type=received.detected_type,
-        crc64nvme=incoming.crc64nvme,
-        sha256=received.digests.known("sha256"),
-        spool_id=ferry.spool.id,
-        upload_status=UploadStatus.PENDING,
-        attempts=0,
-        bytes_sent=0,
-        created_at=now,
-        updated_at=now,
-        due_at=now + timedelta(seconds=ferry.config.LEASE_SECONDS),
-        retry_until=now + timedelta(seconds=ferry.config.RETRY_WINDOW_SECONDS),
-    )
 
 
 def _status(row: Row[Any]) -> Response:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from events import PROGRESS, STATUS
 from form_parser import MAX_PARTS
 from listing import MAX_PAGE
-from models import UploadStatus
+from models import PROGRESS, STATUS, Mode, UploadStatus
 from receive import FIELD
-from tasks import RUNS
 
 Piece = dict[str, Any]
 
@@ -56,7 +54,7 @@ FILE: Piece = {
     "upload_status": text(
         "Where it stands. COMPLETE is final.", "COMPLETE", enum=[str(one) for one in UploadStatus]
     ),
-    "mode": text("How it goes to S3.", "async", enum=list(RUNS)),
+    "mode": text("How it goes to S3.", "async", enum=list(Mode)),
     "url": or_null(text("Its address in S3; null until it is there.", f"https://files.s3.amazonaws.com/{KEY}")),
     "key": text("Its name in the bucket.", KEY),
     "size": number("Its length in bytes.", 10_485_760),

@@ -37,6 +37,7 @@ class Incoming:
         self.file_id = path.name
         self.expected_bytes = expected_bytes
         self.size = 0
+        self.is_released = False
         self._crc = Crc64Nvme()
         self._spool = spool
         self.path = path.with_suffix(PART)
@@ -86,6 +87,10 @@ class Incoming:
             if self._spool.fsync:
                 _fsync_folder(self._path.parent)
         self._spool.check()  # its row will say that the bytes are in this spool
+
+    def release(self) -> None:
+        """Let the kept file stay whatever happens from now on."""
+        self.is_released = True
 
     def discard(self) -> None:
         """Leave nothing of the file, as far as the spool can be written."""
@@ -177,7 +182,7 @@ class Spool:
 
     @contextmanager
     def receive(self, file_id: str, expected_bytes: int = 0) -> Iterator[Incoming]:
-        """Write a new file; if the block raises, nothing of it stays.
+        """Write a new file. Unless the block releases it, nothing of it stays when the block raises.
 
         Args:
             file_id: its name.
@@ -192,7 +197,8 @@ class Spool:
         try:
             yield incoming
         except BaseException:
-            incoming.discard()
+            if not incoming.is_released:
+                incoming.discard()
             raise
 
     def open(self, file_id: str) -> BinaryIO:

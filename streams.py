@@ -19,7 +19,7 @@ from werkzeug.http import parse_dict_header
 import auth
 import events
 from errors import Busy, InvalidQuery, Unauthorized
-from models import UploadStatus
+from models import STATUS, UploadStatus
 from representation import own_file
 from services import services, this_app
 from watch import Closed, Watcher
@@ -116,7 +116,7 @@ def _text(watcher: Watcher, row: Row[Any] | None, missed: Iterator[Row[Any]]) ->
         batch = [event for event in taken if event.id > told]
         told = batch[-1].id if batch else told
         yield "".join(map(_show, batch)) or ": alive\n\n"
-        if row and any(event.kind == events.STATUS and event.upload_status in FINAL for event in batch):
+        if row and any(event.kind == STATUS and event.upload_status in FINAL for event in batch):
             return
 
 
@@ -141,7 +141,7 @@ def _missed(owner: str, row: Row[Any] | None, last: int | None, known: int) -> I
 
 def _as_event(row: Row[Any], number: int) -> Any:
     """What a file is, where the log has forgotten how it became that."""
-    return SimpleNamespace(**{**row._mapping, "id": number, "file_id": row.id, "kind": events.STATUS})
+    return SimpleNamespace(**{**row._mapping, "id": number, "file_id": row.id, "kind": STATUS})
 
 
 def _show(event: Row[Any]) -> str:

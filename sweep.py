@@ -5,27 +5,16 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from flask import Flask
-
-import events
 import failed_bytes
-import idempotency
-import quota
 import spools
-import webhooks
-from background import Loop, for_each
+from background import for_each
 from database import utcnow
 from deliver import end_without_bytes, take_digest
-from erase import remove_erased
 from models import File, UploadStatus
-from services import Services, services
-from tasks import submit
+from services import services
+from submit import submit
 
 log = logging.getLogger(__name__)
-
-SWEEP_SECONDS = 1.0
-CLEAN_SECONDS = 10.0
-STOP_SECONDS = 10.0  # less than gunicorn's graceful_timeout
 
 
 def sweep() -> bool:
@@ -40,16 +29,6 @@ def sweep() -> bool:
         log.info("file %s is due, and swept", file_id)
         submit(file_id)
     return 0 < free == len(found)  # as many as there was room for
-
-
-def clean() -> bool:
-    """Do all housekeeping, also when some of it fails. Returns False: no more is waiting.
-
-    Raises:
-        ExceptionGroup: what failed.
-    """
-    for_each(lambda chore: chore(), CHORES)
-    return False
 
 
 def drop_spooled() -> None:
@@ -81,44 +60,3 @@ def end_lost() -> None:
     """End the files of hosts that are gone, once nothing is to be hoped for any more."""
     if gone := spools.lost():
         for_each(end_without_bytes, File.expired([spool.id for spool in gone]))
-
-
-CHORES = (
-    tell_of_spool,
-    drop_spooled,
-    end_lost,
-    remove_erased,
-    idempotency.forget_old,
-    quota.forget_lapsed,
-    events.forget_old,
-    webhooks.forget_old,
-)
-
-
-class Sweeper:
-    """Sweeps and cleans from the process's start to its stop; in two threads, since cleaning may wait for S3.
-
-    Args:
-        app: the app whose spool and pool it uses.
-    """
-
-    def __init__(self, app: Flask) -> None:
-        self._app = app
-        self._loops = (Loop(app, "sweep", sweep, SWEEP_SECONDS), Loop(app, "clean", clean, CLEAN_SECONDS))
-
-    def start(self) -> None:
-        """Sweep and clean at once, and then again and again."""
-        for loop in self._loops:
-            loop.start()
-
-    def stop(self) -> None:
-        """Stop sweeping, let running deliveries finish, and give back what does not."""
-        for loop in self._loops:
-            loop.stop()
-        ferry: Services = self._app.extensions["ferryman"]
-        with self._app.app_context():
-            for file_id in ferry.pool.stop(STOP_SECONDS):
-                File.put_forward(file_id)
-            for file_id, run_id in list(ferry.leases.items()):
-                log.info("file %s is given back", file_id)
-                File.give_back(file_id, run_id, delay_seconds=0)

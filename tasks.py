@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable
-from contextvars import copy_context
 
 from celery import shared_task
-from flask import Response, after_this_request
 from kombu.exceptions import OperationalError
-from sqlalchemy.exc import SQLAlchemyError
 
 import logs
-from config import MIB, spool_queue
+from celery_queue import spool_queue
+from config import MIB
 from deliver import deliver, take_digest
 from errors import SpoolUnavailable
-from metrics import metrics
-from models import File, FileRow
+from models import File, FileRow, Mode
 from parts import PartsUpload
-from receive import Received
-from services import services, this_app
+from services import services
 from spool import Incoming
+from submit import submit_once_answered
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +28,15 @@ AHEAD_PART_BYTES = 8 * MIB  # little is left to send when the last byte has arri
 class Run:
     """One upload on its way through a request: bytes arrive, then it is handed off, or nothing comes of it."""
 
-    def arrived(self, received: Received, incoming: Incoming, chunk: bytes) -> None:
-        """A chunk of the file has arrived and is written."""
+    def arrived(self, incoming: Incoming, key: str, content_type: str, chunk: bytes) -> None:
+        """Take note of a chunk that has arrived and is in the spool.
+
+        Args:
+            incoming: the file in the spool.
+            key: the object's key in S3.
+            content_type: the file's media type, as the client declares it.
+            chunk: the bytes; none at the file's end.
+        """
 
     def hand_off(self, row: FileRow) -> None:
         """The file is accepted; see that it is delivered."""
@@ -52,14 +55,14 @@ class InlineRun(Run):
     def __init__(self) -> None:
         self._ahead: PartsUpload | None = None
 
-    def arrived(self, received: Received, incoming: Incoming, chunk: bytes) -> None:
+    def arrived(self, incoming: Incoming, key: str, content_type: str, chunk: bytes) -> None:
         # What must be scanned first cannot go ahead.
         if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES and not services().scanner:
             self._ahead = PartsUpload(
                 services().store,
                 incoming.path,
-                received.key,
-                received.content_type,
+                key,
+                content_type,
                 incoming.expected_bytes,
                 AHEAD_PART_BYTES,
             )
@@ -111,7 +114,7 @@ class CeleryRun(Run):
         ferry.celery.send_task(upload_task.name, (row.id, payload), queue=queue, headers=logs.subject())
 
 
-RUNS: dict[str, type[Run]] = {"normal": InlineRun, "async": ThreadRun, "celery": CeleryRun}
+RUNS: dict[Mode, type[Run]] = {Mode.NORMAL: InlineRun, Mode.ASYNC: ThreadRun, Mode.CELERY: CeleryRun}
 
 
 @shared_task(name="upload_task")
@@ -123,31 +126,3 @@ def upload_task(file_id: str, stream: str | None = None) -> None:
         stream: the file's bytes in base64; without it they are in this worker's spool.
     """
     deliver(file_id, stream)
-
-
-def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
-    """Queue a file's work, by default its delivery, on the pool of this process."""
-    app, subject = this_app(), logs.subject()
-
-    def job() -> None:
-        with app.app_context(), logs.about(**subject):
-            try:
-                work(file_id)
-            except SQLAlchemyError as error:
-                log.warning("file %s is left to the sweep, the database failed: %s", file_id, error)
-            except Exception:  # the pool has no caller that would see it
-                log.exception("file %s is left to the sweep", file_id)
-                metrics().failed("Unexpected")
-
-    services().pool.submit(file_id, job)
-
-
-def submit_once_answered(file_id: str, work: Callable[[str], object] = deliver) -> None:
-    """The same when the client of this request has its answer, which would wait for the interpreter otherwise."""
-    context = copy_context()  # with this app, what its lines are about, and what traces the request
-
-    def submit_at_close(response: Response) -> Response:
-        response.call_on_close(lambda: context.run(submit, file_id, work))
-        return response
-
-    after_this_request(submit_at_close)

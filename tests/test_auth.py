@@ -13,8 +13,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-import auth
 import throttle
+from keys import METRICS, all_keys, create_key, revoke_key
 from tests.conftest import running_app
 from tests.stack import RedisServer, wait_for
 
@@ -35,11 +35,11 @@ class Keys:
 
     def __init__(self, app: Flask) -> None:
         with app.app_context():
-            self.alice, self.bob = auth.create_key("alice"), auth.create_key("bob")
-            self.revoked = auth.create_key("alice")
-            self.metrics = auth.create_key("prometheus", auth.METRICS)
-            assert auth.revoke_key(self.revoked.split("_")[1])
-            assert not auth.revoke_key(self.revoked.split("_")[1])
+            self.alice, self.bob = create_key("alice"), create_key("bob")
+            self.revoked = create_key("alice")
+            self.metrics = create_key("prometheus", METRICS)
+            assert revoke_key(self.revoked.split("_")[1])
+            assert not revoke_key(self.revoked.split("_")[1])
         self.wrong = self.alice[:-1] + ("A" if self.alice[-1] != "A" else "B")
 
 
@@ -148,7 +148,7 @@ def test_a_strangers_file_takes_as_long_as_one_that_does_not_exist(client: Flask
 
 def test_keys_of_one_owner_see_the_same_files(app: Flask, client: FlaskClient, keys: Keys) -> None:
     with app.app_context():
-        second = auth.create_key("alice")
+        second = create_key("alice")
     file_id = upload(client, keys.alice).json["id"]
     assert client.get(f"/files/{file_id}", headers=bearer(second)).status_code == 200
 
@@ -176,7 +176,7 @@ def test_a_lost_key_is_replaced_by_the_command_line(app: Flask, client: FlaskCli
 
 def test_the_secret_of_a_key_is_nowhere_in_the_database(app: Flask, keys: Keys, env: dict[str, str]) -> None:
     with app.app_context():
-        assert len(auth.all_keys()) == 4
+        assert len(all_keys()) == 4
     folder = Path(env["SQLALCHEMY_DATABASE_URI"].removeprefix("sqlite:///")).parent
     stored = b"".join(path.read_bytes() for path in folder.glob("files.db*"))
     assert keys.alice.split("_")[1].encode() in stored

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-import auth
+from keys import FILES, METRICS, create_key
 from tests.conftest import running_app
 from tests.stack import ROOT, RedisServer, S3Server, Web, wait_for
 
@@ -99,9 +99,9 @@ def serving(folder: Path, env: dict[str, str]) -> Iterator[Live]:
     web.start()
     try:
         web.wait()
-        roles = {"files": auth.FILES, "holder": auth.FILES, "metrics": auth.METRICS}
+        roles = {"files": FILES, "holder": FILES, "metrics": METRICS}
         with running_app(env) as app, app.app_context():
-            keys = {name: auth.create_key(name, role) for name, role in roles.items()}
+            keys = {name: create_key(name, role) for name, role in roles.items()}
         yield Live(web, int(web.url.rpartition(":")[2]), keys, folder / "spool", folder / "files.db")
     finally:
         web.stop()

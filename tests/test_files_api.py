@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from database import db
 from deliver import deliver
 from models import File
-from sweep import clean
+from sweeper import clean
 from tests.conftest import running_app
 from tests.stack import BUCKET, S3Server, wait_for
 

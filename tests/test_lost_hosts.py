@@ -11,7 +11,7 @@ import pytest
 import requests
 from sqlalchemy import Engine, create_engine, text
 
-import auth
+import keys
 from tests.conftest import running_app
 from tests.faults.proxy import Proxy
 from tests.stack import BUCKET, RedisServer, S3Server, Web, wait_for
@@ -84,7 +84,7 @@ def hosts(
         for web in webs:
             web.wait()
         with running_app({**settings, "SPOOL_DIR": str(tmp_path / "third")}) as app, app.app_context():
-            headers = {"Authorization": f"Bearer {auth.create_key('alice')}"}
+            headers = {"Authorization": f"Bearer {keys.create_key('alice')}"}
         yield Hosts(webs[0], webs[1], database, settings, headers)
     finally:
         for web in webs:

@@ -22,7 +22,7 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 import answers
-import auth
+from keys import create_key
 from tests.conftest import running_app
 from tests.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
@@ -175,7 +175,7 @@ def closed(env: dict[str, str]) -> Iterator[FlaskClient]:
 
 def test_the_stream_without_end_answers_as_documented(closed: FlaskClient) -> None:
     with closed.application.app_context():
-        key = {"Authorization": f"Bearer {auth.create_key('stream')}"}
+        key = {"Authorization": f"Bearer {create_key('stream')}"}
 
     def answered(headers: dict[str, str]) -> int:
         answer = closed.get("/events", headers=headers)

@@ -14,8 +14,8 @@ import requests
 from playwright.sync_api import Browser, Request, expect
 
 from app import create_app
-from auth import create_key
 from database import db
+from keys import create_key
 from tests.browser import CHROMIUM, MISSING, Visit, visiting
 from tests.faults.proxy import Link, Proxy, nothing
 from tests.stack import RedisServer, S3Server, Web, wait_for

@@ -19,11 +19,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import func, select, update
 
-import auth
 import embedded
+import keys
 from database import db, utcnow
 from models import File
-from quota import Account, Reservation
+from quota import Account, ReservationRow
 from tests.conftest import running_app
 from tests.stack import RedisServer, Web, wait_for
 
@@ -43,7 +43,7 @@ def make(env: dict[str, str], redis_server: RedisServer) -> Iterator[MAKE]:
         app = running.enter_context(running_app({**env, "AUTH": "required", **settings}))
         client = app.test_client()
         with app.app_context():
-            client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {auth.create_key('alice')}"
+            client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {keys.create_key('alice')}"
         return client
 
     with running:
@@ -61,7 +61,7 @@ def used(app: Flask) -> int:
 
 def reserved(app: Flask) -> int:
     with app.app_context():
-        return db.session.scalars(select(func.count()).select_from(Reservation)).one()
+        return db.session.scalars(select(func.count()).select_from(ReservationRow)).one()
 
 
 def test_requests_in_a_minute(make: MAKE) -> None:
@@ -168,7 +168,7 @@ def test_fifty_at_once_never_overshoot(env: dict[str, str], database_uri: str, t
         web.wait()
         with running_app(settings) as app:
             with app.app_context():
-                headers = {"Authorization": f"Bearer {auth.create_key('alice')}"}
+                headers = {"Authorization": f"Bearer {keys.create_key('alice')}"}
 
             post = partial(post_to, web, headers)
             with ThreadPoolExecutor(50) as clients:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import auth
 import chunked_forms
 import digests
 import disposition
@@ -21,6 +20,7 @@ import file
 import form_disposition
 import form_parser
 import framing
+import keys
 import logs
 import origin
 import ranges
@@ -32,7 +32,7 @@ Use = Callable[[Any], object]
 SHELL = sniff.SCRIPTS[0][0]
 # How the product uses each, what the text begins with, and what is repeated in it.
 CASES: list[tuple[str, Use, str, list[str]]] = [
-    ("auth.KEY", auth.KEY.fullmatch, "fm_", ["a", "0", "_"]),
+    ("keys.KEY", keys.KEY.fullmatch, "fm_", ["a", "0", "_"]),
     ("chunked_forms.TOTAL", chunked_forms.TOTAL.search, "", ['"totalChunks"', '"totalChunks"  :  ', '"', " "]),
     ("chunked_forms.TOTAL, blanks", chunked_forms.TOTAL.search, '"totalChunks"', [" ", ": "]),
     ("digests.MEMBER", digests.MEMBER.fullmatch, "", ["a", "-", "a=:", "=:"]),

@@ -22,7 +22,7 @@ from sqlalchemy import event, text
 import database
 from app import create_app
 from database import db, utcnow
-from idempotency import Scope, forget_old, scope
+from idempotency import Claim, claim, forget_old
 from models import File, UploadStatus
 from tests.stack import PostgresServer
 
@@ -155,12 +155,12 @@ def in_flight() -> None:
 
 
 def take_key() -> None:
-    with scope("a new key", "anonymous", 30) as held, db.engine.begin() as connection:
+    with claim("a new key", "anonymous", 30) as held, db.engine.begin() as connection:
         held.finish(connection, "fingerprint", file_id(1))
 
 
 def remember_key() -> None:
-    held = Scope("key-7", 30)
+    held = Claim("key-7", 30)
     held.begin()
     assert held.earlier
 

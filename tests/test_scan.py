@@ -18,7 +18,7 @@ import pytest
 import requests
 from flask import Flask
 
-import auth
+import keys
 from config import Config, ConfigError
 from errors import Infected, ScannerAway, UploadError, UploadTooLarge
 from models import File
@@ -121,7 +121,7 @@ def test_an_infected_file_counts_for_its_owners_day(clamd: Clamd, env: dict[str,
     limits = {"AUTH": "required", "KEY_BYTES_PER_DAY": "1000", "CLAMD_ADDRESS": f"unix:{clamd.socket}"}
     with running_app({**env, **limits}) as app:
         with app.app_context():
-            headers = {"Authorization": f"Bearer {auth.create_key('carol')}"}
+            headers = {"Authorization": f"Bearer {keys.create_key('carol')}"}
         codes = []
         for _ in range(4):
             form = {"file": (BytesIO(zoo.EICAR.ljust(300)), "a.bin")}

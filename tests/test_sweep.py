@@ -20,7 +20,8 @@ from sqlalchemy import Row, update
 from database import db, new_id, utcnow
 from deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver, take_digest
 from models import File, UploadStatus
-from sweep import Sweeper, clean, sweep
+from sweep import sweep
+from sweeper import Sweeper, clean
 from tests.conftest import running_app
 from tests.stack import BUCKET, wait_for
 from tests.test_room import Proxy, proxy
@@ -399,7 +400,7 @@ def test_a_stop_gives_back_what_runs_and_what_waits(
 ) -> None:
     running, waiting = upload(stuck, "async"), upload(stuck, "async")
     wait_for(lambda: found(stuck, running).upload_status == UploadStatus.PROCESSING)
-    monkeypatch.setattr("sweep.STOP_SECONDS", 0.2)  # the clock, not the work
+    monkeypatch.setattr("sweeper.STOP_SECONDS", 0.2)  # the clock, not the work
     Sweeper(stuck).stop()
     for file_id in (running, waiting):
         row = found(stuck, file_id)

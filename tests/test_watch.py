@@ -19,10 +19,10 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
-import auth
 import database
 import embedded
 import events
+import keys
 import streams
 import watch
 from database import db, utcnow
@@ -247,7 +247,7 @@ def closed_app(env: dict[str, str]) -> Iterator[Flask]:
 def test_nobody_sees_a_strangers_events(closed_app: Flask) -> None:
     client = closed_app.test_client()
     with closed_app.app_context():
-        alice, bob = ({"Authorization": f"Bearer {auth.create_key(name)}"} for name in ("alice", "bob"))
+        alice, bob = ({"Authorization": f"Bearer {keys.create_key(name)}"} for name in ("alice", "bob"))
     form = {"file": (BytesIO(b"hello"), "a.txt")}
     row: Any = client.post("/async_upload", data=form, headers=alice).json
     wait_for(lambda: b"COMPLETE" in client.get(f"/files/{row['id']}", headers=alice).data)
@@ -265,7 +265,7 @@ def test_a_revoked_key_ends_its_streams_and_its_wait(
     closed_app: Flask, env: dict[str, str], tmp_path: Path
 ) -> None:
     with closed_app.app_context():
-        right, revoked = auth.create_key("alice"), auth.create_key("alice")
+        right, revoked = keys.create_key("alice"), keys.create_key("alice")
     web = Web(tmp_path, {**env, "AUTH": "required", "LEASE_SECONDS": "300"})
     BareService.start(web)
     try:
@@ -290,7 +290,7 @@ def test_a_revoked_key_ends_its_streams_and_its_wait(
             time.sleep(1)
             began = time.monotonic()
             with closed_app.app_context():
-                assert auth.revoke_key(revoked.split("_")[1])
+                assert keys.revoke_key(revoked.split("_")[1])
             statuses = [answer.result().status_code for answer in asked]
         assert time.monotonic() - began < 15
         assert statuses == [200, 200, 401]
