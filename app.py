@@ -9,37 +9,26 @@ from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-import auth
-import background
-import cli
-import content
-import database
-import events
-import headers
-import health
-import listing
-import logs
-import metrics
-import openapi
-import pages
-import problems
 import routes
-import scrape
-import streams
-import throttle
-import webhooks
-from bell import Bell
-from celery_queue import make_celery
+from access import auth, throttle
+from access.throttle import Throttle
 from config import Config
+from core import background, database, logs, metrics, problems
+from core.services import Services
+from delivery.pool import UploadPool
+from delivery.queue import make_celery
+from delivery.scanner import Scanner
+from events import log as event_log
+from events import streams, webhooks
+from events.bell import Bell
+from events.hub import Hub
+from events.webhook_sender import SENDERS
 from models import Mode
-from notify import SENDERS
-from pool import UploadPool
-from scan import Scanner
-from services import Services
-from spool import Spool
-from store import Store
-from throttle import Throttle
-from watch import Hub
+from openapi import document as openapi_document
+from ops import cli, health, scrape
+from storage.spool import Spool
+from storage.store import Store
+from web import content, listing, pages, security_headers
 
 
 class JSONProvider(DefaultJSONProvider):
@@ -64,7 +53,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     app.json = JSONProvider(app)
     app.url_map.merge_slashes = False  # the router would redirect to an address with the client's Host in it
     logs.init_app(app)
-    headers.init_app(app)
+    security_headers.init_app(app)
     metrics.init_app(app, Mode, config.PROMETHEUS_MULTIPROC_DIR)
     threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 3  # requests, deliveries, and all loops
     background.init_app(app)
@@ -74,11 +63,11 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     problems.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
-    events.init_app(app)
+    event_log.init_app(app)
     webhooks.init_app(app)
     for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, streams.bp, health.bp, scrape.bp):
         app.register_blueprint(blueprint)
-    openapi.init_app(app)
+    openapi_document.init_app(app)
     cli.init_app(app)
     if config.TRUSTED_PROXIES:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=config.TRUSTED_PROXIES)  # type: ignore[method-assign]

@@ -17,13 +17,13 @@ from typing import BinaryIO, NamedTuple
 
 from werkzeug.utils import secure_filename
 
-from checksum import Crc64Nvme
 from config import MIB
-from errors import BytesLost, InvalidUpload, StoreError
-from parts import PartsUpload
-from s3_requests import ObjectInfo
-from section import CHUNK_BYTES, Section
-from store import Progress, Store
+from core.errors import BytesLost, InvalidUpload, StoreError
+from storage.checksum import Crc64Nvme
+from storage.parts import PartsUpload
+from storage.s3.requests import ObjectInfo
+from storage.section import CHUNK_BYTES, Section
+from storage.store import Progress, Store
 
 MAX_STEM = 100
 MAX_EXTENSION = 16

@@ -10,11 +10,11 @@ from typing import Any
 from dotenv import load_dotenv
 from gunicorn.glogging import Logger
 
-import logs
 from config import Config
-from notify import Sender
-from sweeper import Sweeper
-from watch import MAX_WATCHERS
+from core import logs
+from events.hub import MAX_WATCHERS
+from events.webhook_sender import Sender
+from ops.sweeper import Sweeper
 
 load_dotenv()
 

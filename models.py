@@ -35,9 +35,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-import spools
-from database import BATCH, UtcDateTime, batched, db, transaction, utcnow
-from names import fold
+from core.database import BATCH, UtcDateTime, batched, db, transaction, utcnow
+from core.names import fold
+from storage import spools
 
 FileRow: TypeAlias = Row[Any] | SimpleNamespace
 """A row that was read, or one that is about to be written."""

@@ -10,15 +10,15 @@ from sqlalchemy import Row
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
-import spools
-from accept import accept_form
-from erase import erase
-from errors import Conflict, StoreError
+from core.errors import Conflict, StoreError
+from core.services import services
+from delivery.erase import erase
+from delivery.submit import submit
+from events.streams import preferred_wait, wait_for_change
+from intake.accept import accept_form
 from models import File, FileRow, Mode, UploadStatus
-from representation import file_json, own_file
-from services import services
-from streams import preferred_wait, wait_for_change
-from submit import submit
+from storage import spools
+from web.representation import file_json, own_file
 
 bp = Blueprint("files", __name__)
 

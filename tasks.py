@@ -8,16 +8,16 @@ import logging
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-import logs
-from celery_queue import spool_queue
 from config import MIB
-from deliver import deliver, take_digest
-from errors import SpoolUnavailable
+from core import logs
+from core.errors import SpoolUnavailable
+from core.services import services
+from delivery.deliver import deliver, take_digest
+from delivery.queue import spool_queue
+from delivery.submit import submit_once_answered
 from models import File, FileRow, Mode
-from parts import PartsUpload
-from services import services
-from spool import Incoming
-from submit import submit_once_answered
+from storage.parts import PartsUpload
+from storage.spool import Incoming
 
 log = logging.getLogger(__name__)
 

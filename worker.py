@@ -7,9 +7,9 @@ from typing import Any
 from celery.signals import setup_logging
 from dotenv import load_dotenv
 
-import logs
 from app import create_app
 from config import Config
+from core import logs
 
 load_dotenv()
 Config.of_process()  # which says what is wrong, before the logs choke on it

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openapi import without_references
+from openapi.document import without_references
 
 RELEASED, CURRENT = Path("docs/openapi-released.json"), Path("docs/openapi.json")
 

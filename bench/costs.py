@@ -24,8 +24,8 @@ import requests
 from flask import Flask
 from sqlalchemy import create_engine, text
 
-import database
-from database import db, utcnow
+from core import database
+from core.database import db, utcnow
 from models import File
 from tests.stack import PostgresServer, RedisServer, S3Server, Service, Web, Worker, wait_for
 

@@ -14,11 +14,11 @@ from uuid import uuid4
 
 import boto3
 
-from checksum import Crc64Nvme
 from config import Config
 from file import upload_file
-from s3_requests import ObjectInfo
-from store import Store
+from storage.checksum import Crc64Nvme
+from storage.s3.requests import ObjectInfo
+from storage.store import Store
 
 MB = 1_000_000
 

@@ -12,11 +12,11 @@ from statistics import median
 from uuid import uuid4
 
 from bench.delivery import MB, cpu_seconds
-from checksum import Crc64Nvme
 from config import Config
 from file import upload_file
-from s3_requests import ObjectInfo
-from store import Store
+from storage.checksum import Crc64Nvme
+from storage.s3.requests import ObjectInfo
+from storage.store import Store
 from tests.stack import S3Server
 
 SIZES = {"100 kB": MB // 10, "10 MB": 10 * MB, "100 MB": 100 * MB}

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import psutil
 
-import embedded
 from bench import client
 from config import Config
-from store import Store
+from local import servers as local_servers
+from storage.store import Store
 from tests.stack import ROOT, RedisServer, S3Server, Service, Web, Worker, wait_for
 
 RESULTS = ROOT / "bench" / "results"
@@ -43,7 +43,7 @@ class PortServer(Service):
     """
 
     def __init__(self, folder: Path, name: str, command: list[str], env: Mapping[str, str] | None = None) -> None:
-        self.port = embedded.free_port()
+        self.port = local_servers.free_port()
         filled = [part.replace("{port}", str(self.port)) for part in command]
         super().__init__(name, filled, env or {}, folder / f"{name}.log")
 
@@ -54,7 +54,7 @@ class PortServer(Service):
     def _listens(self) -> bool:
         assert self.process
         assert self.process.poll() is None, self.text()
-        with suppress(OSError), socket.create_connection((embedded.LOOPBACK, self.port), 1):
+        with suppress(OSError), socket.create_connection((local_servers.LOOPBACK, self.port), 1):
             return True
         return False
 
@@ -147,7 +147,7 @@ class Stack(NamedTuple):
         return sum(one.user + one.system for one in times)
 
     def _listens(self) -> bool:
-        with suppress(OSError), socket.create_connection((embedded.LOOPBACK, self.port), 1):
+        with suppress(OSError), socket.create_connection((local_servers.LOOPBACK, self.port), 1):
             return True
         return False
 
@@ -155,7 +155,7 @@ class Stack(NamedTuple):
 def s3_settings(port: int) -> dict[str, str]:
     """The settings for an S3 end that takes any keys."""
     return {
-        "S3_ENDPOINT_URL": f"http://{embedded.LOOPBACK}:{port}",
+        "S3_ENDPOINT_URL": f"http://{local_servers.LOOPBACK}:{port}",
         "S3_CHECKSUM_MODE": "crc64nvme",  # which the sink only gives back, as a probe would find out
         "S3_BUCKET_NAME": BUCKET,
         "AWS_ACCESS_KEY": "bench",
@@ -233,7 +233,7 @@ def _end(service: Service) -> None:
     if service.process:
         service.kill()
     if isinstance(service, S3Server):
-        embedded.remove_seaweed_sockets(service.port)
+        local_servers.remove_seaweed_sockets(service.port)
 
 
 def restart(*stacks: Stack) -> None:
@@ -267,7 +267,7 @@ def node_peers(folder: Path, s3_port: int) -> PortServer | None:
         installed.write_text(wanted)
     shutil.copy(source / "peers.mjs", home)
     (folder / "node").mkdir()
-    endpoint = f"http://{embedded.LOOPBACK}:{s3_port}"
+    endpoint = f"http://{local_servers.LOOPBACK}:{s3_port}"
     return PortServer(
         folder, "peers", [node, str(home / "peers.mjs"), "{port}", str(folder / "node"), endpoint, BUCKET]
     )

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-import embedded
+from local import servers as local_servers
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "load" / "results"
@@ -51,11 +51,11 @@ def _number(name: str, default: int) -> int:
 @contextmanager
 def _service() -> Iterator[str]:
     """The whole service of `make run`, on free ports, with its data in a folder that goes with it."""
-    port = embedded.free_port()
-    address = f"http://{embedded.LOOPBACK}:{port}"
+    port = local_servers.free_port()
+    address = f"http://{local_servers.LOOPBACK}:{port}"
     data = Path(tempfile.mkdtemp(prefix="ferryman-load-"))
     settings = dict.fromkeys(OWN, "")  # whatever .env says
-    settings |= {"HOST": embedded.LOOPBACK, "PORT": str(port), "DATA_DIR": str(data)}
+    settings |= {"HOST": local_servers.LOOPBACK, "PORT": str(port), "DATA_DIR": str(data)}
     with (data / "service.log").open("wb") as log:
         process = psutil.Popen(
             [sys.executable, "run.py"],

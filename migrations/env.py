@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import context
 from flask import current_app
 
-from plain_errors import plain_errors
+from ops.plain_errors import plain_errors
 
 db = current_app.extensions["migrate"].db
 LOCK = 0x6665727279  # any number, as long as nobody else locks it

@@ -16,8 +16,8 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from config import Config
-from database import db
-from store import Store
+from core.database import db
+from storage.store import Store
 from tests.browser import launch
 from tests.faults.proxy import Proxy
 from tests.stack import PostgresServer, RedisServer, S3Server

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from flask import Flask, Response
 
 import app as service
-import auth
+from access import auth
 
 
 def create_app() -> Flask:

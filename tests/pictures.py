@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import ViewportSize, expect, sync_playwright
 
-import embedded
+from local import servers as local_servers
 from tests.browser import CHROMIUM, MISSING, Visit, launch, throttle, visiting
 from tests.stack import ROOT, RedisServer, S3Server, Service, Web, Worker
 
@@ -39,7 +39,7 @@ def service(folder: Path) -> Iterator[tuple[Web, Service]]:
     """A whole service, and its slow link to S3."""
     folder.mkdir(exist_ok=True)
     s3, redis = S3Server(folder), RedisServer(folder)
-    port = embedded.free_port()
+    port = local_servers.free_port()
     rate = str(LINK_BYTES_PER_SECOND)
     link = Service(
         "link", [sys.executable, "-m", "bench.link", str(port), str(s3.port), rate], {}, folder / "link.log"

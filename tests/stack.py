@@ -21,10 +21,10 @@ import redis
 import requests
 from sqlalchemy import create_engine, text
 
-import embedded
 from app import create_app
-from errors import ScannerAway
-from scan import Scanner
+from core.errors import ScannerAway
+from delivery.scanner import Scanner
+from local import servers as local_servers
 
 ROOT = Path(__file__).parent.parent
 BUCKET = "tests"
@@ -104,8 +104,8 @@ class S3Server(Service):
     """SeaweedFS with a bucket."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = embedded.seaweed_port()
-        server = embedded.seaweed(folder / "s3", self.port, KEY, SECRET)
+        self.port = local_servers.seaweed_port()
+        server = local_servers.seaweed(folder / "s3", self.port, KEY, SECRET)
         super().__init__("s3", server.command, server.environment, folder / "s3.log")
 
     @property
@@ -120,13 +120,13 @@ class S3Server(Service):
     def stop(self, seconds: float = 20) -> int:
         """Kill it, since after a refused upload it takes half a minute to stop, and remove its sockets."""
         self.kill()
-        embedded.remove_seaweed_sockets(self.port)
+        local_servers.remove_seaweed_sockets(self.port)
         return 0
 
     def wait(self) -> None:
         """Wait until it takes a request, has the bucket, and can read what is in it."""
         wait_for(self._has_bucket, what="bucket")
-        wait_for(lambda: embedded.seaweed_has_room(self.port), what="volumes")
+        wait_for(lambda: local_servers.seaweed_has_room(self.port), what="volumes")
 
     def _has_bucket(self) -> bool:
         env = {**self.settings, "SPOOL_DIR": str(self.log.parent / "s3-spool")}
@@ -138,8 +138,8 @@ class RedisServer(Service):
     """Valkey, keeping its data."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = embedded.free_port()
-        server = embedded.valkey(folder / "redis", self.port)
+        self.port = local_servers.free_port()
+        server = local_servers.valkey(folder / "redis", self.port)
         super().__init__("redis", server.command, server.environment, folder / "redis.log")
 
     @property
@@ -166,7 +166,7 @@ class PostgresServer(Service):
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ferryman-postgres-"))
-        self.port = embedded.free_port()
+        self.port = local_servers.free_port()
         packages = Path(sysconfig.get_path("platlib"))
         user: list[str] = []
         if os.geteuid() == 0:
@@ -225,7 +225,7 @@ class Clamd(Service):
         home = folder / "clamd"
         home.mkdir()
         (home / "local.ndb").write_text(f"Local.Test.EICAR:0:*:{signature.hex()}\n")
-        self.port = embedded.free_port()
+        self.port = local_servers.free_port()
         self.socket = home / "socket"
         options = {
             "DatabaseDirectory": home,
@@ -257,7 +257,7 @@ class Web(Service):
     """gunicorn with the app, on a port of its own."""
 
     def __init__(self, folder: Path, env: Mapping[str, str], workers: int = 1) -> None:
-        self.url = f"http://127.0.0.1:{(port := embedded.free_port())}"
+        self.url = f"http://127.0.0.1:{(port := local_servers.free_port())}"
         command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
         settings = {"AUTH": "open", **env, "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
         super().__init__("web", command, settings, folder / "web.log")

@@ -13,8 +13,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-import throttle
-from keys import METRICS, all_keys, create_key, revoke_key
+from access import throttle
+from access.keys import METRICS, all_keys, create_key, revoke_key
 from tests.conftest import running_app
 from tests.stack import RedisServer, wait_for
 

@@ -14,13 +14,13 @@ import pytest
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
-import bucket
-from checksum import Crc64Nvme
 from config import Config
-from errors import StoreError
-from s3_requests import ObjectInfo
-from section import Section
-from store import Store
+from core.errors import StoreError
+from storage import bucket
+from storage.checksum import Crc64Nvme
+from storage.s3.requests import ObjectInfo
+from storage.section import Section
+from storage.store import Store
 from tests.conftest import running_app
 from tests.stack import ROOT
 from tests.test_docs import json_of, prose

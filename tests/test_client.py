@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
-from client import Client, ClientError, File, Problem, TimedOut, Unreachable
-from embedded import free_port
+from ferryman.client import Client, ClientError, File, Problem, TimedOut, Unreachable
+from local.servers import free_port
 from tests.faults.kit import Kit, Strike
 from tests.faults.proxy import Link, Proxy, nothing
 from tests.stack import BUCKET, ROOT, RedisServer, S3Server, wait_for

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from keys import FILES, METRICS, create_key
+from access.keys import FILES, METRICS, create_key
 from tests.conftest import running_app
 from tests.stack import ROOT, RedisServer, S3Server, Web, wait_for
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from config import Config
-from run import TRACES
+from local.run import TRACES
 from tests.stack import ROOT
 from tests.test_config import READ_BY_OTHERS
 

@@ -14,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from config import MIB
-from database import db
+from core.database import db
 from models import File
 
 CONTENT = b"the bytes of the file"

@@ -21,14 +21,13 @@ import pytest
 from dotenv import dotenv_values
 from flask.cli import FlaskGroup, ScriptInfo
 
-import embedded
-import errors
-import lease
-import notify
-import webhooks
 from app import create_app
-from client import File
 from config import Config
+from core import errors
+from delivery import lease
+from events import webhook_sender, webhooks
+from ferryman.client import File
+from local import servers as local_servers
 from tests.stack import ROOT, wait_for
 from tests.test_slow_clients import NGINX
 
@@ -95,7 +94,7 @@ def script(document: Path, folder: Path) -> str:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
     """A service as `make run` starts it: its port, and its data."""
     folder = tmp_path_factory.mktemp("docs")
-    port, data = embedded.free_port(), folder / "data"
+    port, data = local_servers.free_port(), folder / "data"
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PORT": str(port), "DATA_DIR": str(data)}
     with (folder / "run.log").open("wb") as log:
         run = subprocess.Popen([sys.executable, "run.py"], cwd=ROOT, env=env, stdout=log, stderr=log)
@@ -122,7 +121,7 @@ def newcomers_folder(folder: Path, data: Path) -> None:
 def test_the_commands_run_as_written(service: tuple[int, Path], document: Path, tmp_path: Path) -> None:
     port, data = service
     newcomers_folder(tmp_path, data)
-    ports = {"5000": port, "5001": embedded.free_port(), "8000": embedded.free_port()}
+    ports = {"5000": port, "5001": local_servers.free_port(), "8000": local_servers.free_port()}
 
     def here(text: str) -> str:
         return re.sub(r"\b(5000|5001|8000)\b", lambda match: str(ports[match[0]]), text)
@@ -254,11 +253,11 @@ def json_of(document: str, mark: str) -> Any:
 def test_the_figures_of_webhooks_are_those_of_the_code() -> None:
     text = " ".join(prose(ROOT / "docs" / "webhooks.md").split())
     units = ((3600, "h"), (60, "min"), (1, "s"))
-    pauses = [next(f"{p // size} {unit}" for size, unit in units if p >= size) for p in notify.PAUSES]
+    pauses = [next(f"{p // size} {unit}" for size, unit in units if p >= size) for p in webhook_sender.PAUSES]
     assert f"after {', '.join(pauses[:-1])} and {pauses[-1]}." in text
-    assert f"{notify.SEND_LEASE_SECONDS:.0f} s after it was taken" in text
-    assert f"within {notify.READ_SECONDS:.0f} seconds" in text
-    assert (len(notify.PAUSES), webhooks.KEEP.days) == (9, 7)  # "ten attempts", "a week"
+    assert f"{webhook_sender.SEND_LEASE_SECONDS:.0f} s after it was taken" in text
+    assert f"within {webhook_sender.READ_SECONDS:.0f} seconds" in text
+    assert (len(webhook_sender.PAUSES), webhooks.KEEP.days) == (9, 7)  # "ten attempts", "a week"
 
 
 @pytest.mark.skipif(not NGINX, reason="NGINX IS NOT INSTALLED, so docs/deployment.md's block is not tested")

@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 
 from config import Config
-from store import Store
+from storage.store import Store
 from tests import lying_proxy as lies
 from tests.conftest import running_app
 from tests.lying_proxy import LyingProxy

@@ -18,9 +18,9 @@ import pytest
 import requests
 from playwright.sync_api import Browser
 
-from disposition import attachment
 from tests.browser import CHROMIUM, MISSING
 from tests.stack import RedisServer, S3Server, Web
+from web.disposition import attachment
 
 TEN = b"0123456789"
 LONG = "\u5831" * 83 + ".txt"  # 253 bytes

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sniff import refused_type
+from intake.sniff import refused_type
 from tests import zoo
 from tests.stack import RedisServer, S3Server, Web
 

@@ -13,10 +13,10 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
-from database import db
-from deliver import deliver
+from core.database import db
+from delivery.deliver import deliver
 from models import File
-from sweeper import clean
+from ops.sweeper import clean
 from tests.conftest import running_app
 from tests.stack import BUCKET, S3Server, wait_for
 

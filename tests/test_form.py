@@ -16,8 +16,8 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-import form_disposition
-from form_disposition import Disposition
+from intake import form_disposition
+from intake.form_disposition import Disposition
 from tests.stack import RedisServer, S3Server, Web
 
 NAME = "報告書.txt"

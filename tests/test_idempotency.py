@@ -20,9 +20,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import create_engine, text
 
-from database import db, utcnow
-from deliver import deliver
-from idempotency import IdempotencyKey, forget_old
+from core.database import db, utcnow
+from delivery.deliver import deliver
+from intake.idempotency import IdempotencyKey, forget_old
 from models import File
 from tests.conftest import running_app
 from tests.stack import PostgresServer, RedisServer, S3Server, Web, wait_for

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from checksum import Crc64Nvme
 from config import MIB, Config
-from embedded import free_port
 from file import upload_file
-from s3_requests import ObjectInfo
-from store import Store
+from local.servers import free_port
+from storage.checksum import Crc64Nvme
+from storage.s3.requests import ObjectInfo
+from storage.store import Store
 from tests.stack import Service, wait_for
 
 SIZE = 5 * 1024 * MIB + 12_345

@@ -18,8 +18,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import database
-from database import db, new_id, utcnow
+from core import database
+from core.database import db, new_id, utcnow
 from models import File, UploadStatus
 
 LEASE = 30

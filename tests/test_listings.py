@@ -9,10 +9,10 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-import bucket as buckets
-from errors import StoreError
+from core.errors import StoreError
+from core.services import services
 from file import rename_file
-from services import services
+from storage import bucket as buckets
 from tests import lying_proxy as lies
 from tests.conftest import running_app
 from tests.lying_proxy import LyingProxy

@@ -17,8 +17,8 @@ import pytest
 import requests
 from flask import Flask
 
-import embedded
-import logs
+from core import logs
+from local import servers as local_servers
 from tests.stack import ROOT, RedisServer, S3Server, Service, Web, Worker, wait_for
 
 SECRET = "hidden-Passw0rd"
@@ -125,7 +125,7 @@ def _breaks(*_: object) -> str:
 
 
 def test_no_secret_is_in_any_log(tmp_path: Path) -> None:
-    dead = embedded.free_port()
+    dead = local_servers.free_port()
     env = {
         "S3_BUCKET_NAME": "b",
         "S3_ENDPOINT_URL": f"http://127.0.0.1:{dead}",

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from flask import Flask
 from sqlalchemy.exc import OperationalError
 
-from background import Loop, for_each
+from core.background import Loop, for_each
 from tests.faults.proxy import Link, Proxy
 from tests.stack import BUCKET, RedisServer, S3Server, Web, wait_for
 from tests.test_metrics import parsed

@@ -11,7 +11,7 @@ import pytest
 import requests
 from sqlalchemy import Engine, create_engine, text
 
-import keys
+from access import keys
 from tests.conftest import running_app
 from tests.faults.proxy import Proxy
 from tests.stack import BUCKET, RedisServer, S3Server, Web, wait_for

@@ -13,8 +13,8 @@ from flask import Flask
 from flask_migrate import Migrate, downgrade, upgrade
 from sqlalchemy import Row, inspect
 
-import database
-from database import db, utcnow
+from core import database
+from core.database import db, utcnow
 from models import File, UploadStatus
 from tests.stack import ROOT
 

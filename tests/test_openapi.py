@@ -21,8 +21,8 @@ from flask.testing import FlaskClient
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
-import answers
-from keys import create_key
+from access.keys import create_key
+from openapi import components
 from tests.conftest import running_app
 from tests.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
@@ -136,7 +136,7 @@ def test_schemathesis_finds_nothing_with_a_key(
     opened = {one.operation for one in seen if one.status < HTTPStatus.BAD_REQUEST}
     assert guarded(app) - opened <= {"POST /files/{file_id}/retry"}  # for which a file must have failed
     followed = {one.link.split()[4] for one in seen if one.link}
-    assert followed == set(answers.LINKS)
+    assert followed == set(components.LINKS)
     assert HTTPStatus.TOO_MANY_REQUESTS not in {one.status for one in seen}
 
 

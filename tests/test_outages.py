@@ -18,8 +18,8 @@ from flask.testing import FlaskClient
 from moto import mock_aws
 
 from app import create_app
-from database import db
-from deliver import deliver
+from core.database import db
+from delivery.deliver import deliver
 from models import File
 from tests.conftest import running_app
 from tests.stack import wait_for

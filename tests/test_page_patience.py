@@ -13,9 +13,9 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Request, expect
 
+from access.keys import create_key
 from app import create_app
-from database import db
-from keys import create_key
+from core.database import db
 from tests.browser import CHROMIUM, MISSING, Visit, visiting
 from tests.faults.proxy import Link, Proxy, nothing
 from tests.stack import RedisServer, S3Server, Web, wait_for

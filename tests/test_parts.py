@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-import doctor
 from config import Config
-from errors import BytesLost, StoreError
+from core.errors import BytesLost, StoreError
 from file import rename_file
-from parts import PartsUpload
-from s3_requests import ObjectInfo
-from store import Store
+from ops import doctor
+from storage.parts import PartsUpload
+from storage.s3.requests import ObjectInfo
+from storage.store import Store
 from tasks import AHEAD_BYTES
 from tests.stack import BUCKET, RedisServer, S3Server, Web, wait_for
 from tests.test_file import info_of

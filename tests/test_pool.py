@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pool import LOOK_SECONDS, PUT_OFF_SECONDS, UploadPool
+from delivery.pool import LOOK_SECONDS, PUT_OFF_SECONDS, UploadPool
 from tests.stack import wait_for
 
 THREADS = 3

@@ -19,11 +19,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import func, select, update
 
-import embedded
-import keys
-from database import db, utcnow
+from access import keys
+from access.quota import Account, ReservationRow
+from core.database import db, utcnow
+from local import servers as local_servers
 from models import File
-from quota import Account, ReservationRow
 from tests.conftest import running_app
 from tests.stack import RedisServer, Web, wait_for
 
@@ -158,10 +158,11 @@ def post_to(web: Web, headers: dict[str, str], _: int) -> int:
 def test_fifty_at_once_never_overshoot(env: dict[str, str], database_uri: str, tmp_path: Path, limit: str) -> None:
     allowed = 7
     settings = {**env, "AUTH": "required", "SQLALCHEMY_DATABASE_URI": database_uri, "LEASE_SECONDS": "5"}
-    settings["CELERY_BROKER_URL"] = f"redis://127.0.0.1:{embedded.free_port()}/0"  # so that nothing is delivered
+    # Nothing is delivered without a broker.
+    settings["CELERY_BROKER_URL"] = f"redis://127.0.0.1:{local_servers.free_port()}/0"
     settings["UPLOAD_THREADS"] = "1"
     settings[limit] = str(allowed * BODY if "BYTES" in limit else allowed)
-    settings["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{embedded.free_port()}"
+    settings["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{local_servers.free_port()}"
     web = Web(tmp_path, settings, workers=2)
     web.start()
     try:

@@ -14,15 +14,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 from moto import mock_aws
 
-import embedded
-from checksum import Crc64Nvme
 from config import MIB
-from database import new_id
-from deliver import deliver
-from errors import StoreError
+from core.database import new_id
+from core.errors import StoreError
+from delivery.deliver import deliver
 from file import rename_file
+from local import servers as local_servers
 from models import File
-from s3_requests import ObjectInfo
+from storage.checksum import Crc64Nvme
+from storage.s3.requests import ObjectInfo
 from tasks import upload_task
 from tests.conftest import running_app
 from tests.stack import BUCKET, S3Server, wait_for
@@ -282,7 +282,7 @@ def own_s3(tmp_path: Path) -> Iterator[S3Server]:
         yield server
     finally:
         server.kill()
-        embedded.remove_seaweed_sockets(server.port)
+        local_servers.remove_seaweed_sockets(server.port)
 
 
 def examined(env: dict[str, str]) -> tuple[str, list[str]]:

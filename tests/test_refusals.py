@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import pytest
 
-from checksum import Crc64Nvme
 from config import MIB, Config
-from errors import StoreError, StoreRefused
+from core.errors import StoreError, StoreRefused
 from file import rename_file
-from parts import PartsUpload
-from s3_requests import ObjectInfo
-from store import Store
+from storage.checksum import Crc64Nvme
+from storage.parts import PartsUpload
+from storage.s3.requests import ObjectInfo
+from storage.store import Store
 from tests import lying_proxy as lies
 from tests.lying_proxy import LyingProxy
 from tests.stack import BUCKET, KEY, SECRET, RedisServer, S3Server, Web, wait_for

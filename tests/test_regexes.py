@@ -13,20 +13,14 @@ from typing import Any
 
 import pytest
 
-import chunked_forms
-import digests
-import disposition
 import file
-import form_disposition
-import form_parser
-import framing
-import keys
-import logs
-import origin
-import ranges
-import s3_errors
-import scan
-import sniff
+from access import keys, origin
+from core import logs
+from delivery import scanner
+from intake import chunked_forms, digests, form_disposition, form_parser, sniff
+from ops.server import framing
+from storage.s3 import errors as s3_errors
+from web import disposition, ranges
 
 Use = Callable[[Any], object]
 SHELL = sniff.SCRIPTS[0][0]
@@ -59,7 +53,7 @@ CASES: list[tuple[str, Use, str, list[str]]] = [
     ("origin.HOST", origin.HOST.fullmatch, "", ["a", ".", "[", ":"]),
     ("ranges.RANGE", ranges.RANGE.fullmatch, "", [" ", "0", "-", "0-", "\t-"]),
     ("s3_errors.EXPECTED_REGION", s3_errors.EXPECTED_REGION.search, "", ["expecting '", "a", "'"]),
-    ("scan.FOUND", scan.FOUND.fullmatch, "stream: ", [" FOUND", "a", " "]),
+    ("scan.FOUND", scanner.FOUND.fullmatch, "stream: ", [" FOUND", "a", " "]),
     ("sniff.PROLOG", sniff.PROLOG.match, "", [" ", "<!--", "<!-- -->", "<?xml", "<!doctype", "<!doctype a []>"]),
     ("sniff.PROLOG, doctype", sniff.PROLOG.match, "<!doctype a [", ["]", "] ", " ", "[", "a", "<!--"]),
     ("sniff.PROLOG, comment", sniff.PROLOG.match, "<!--", ["-", "--", "<!--", "a"]),

@@ -19,8 +19,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from config import MIB
-from database import db
-from deliver import deliver
+from core.database import db
+from delivery.deliver import deliver
 from models import File
 from tests.conftest import running_app
 from tests.faults.proxy import Proxy as Link

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from app import create_app
-from celery_queue import spool_queue
+from delivery.queue import spool_queue
 from tests.stack import RedisServer, S3Server, wait_for
 
 INLINE = 1000

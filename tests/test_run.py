@@ -20,7 +20,7 @@ import pytest
 import redis
 import requests
 
-import embedded
+from local import servers as local_servers
 from tests.stack import ROOT, S3Server, Service, wait_for
 
 
@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
-        self.port = embedded.free_port()
+        self.port = local_servers.free_port()
         self.log = folder / "run.log"
         self.started: list[subprocess.Popen[bytes]] = []
         self.env = {
@@ -246,17 +246,17 @@ def test_a_taken_port_ends_it_with_one_line(run: Run) -> None:
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(FileNotFoundError, match="weed is missing"):
-        embedded.seaweed(tmp_path / "s3", 20_000, "key", "secret")
+        local_servers.seaweed(tmp_path / "s3", 20_000, "key", "secret")
 
 
 def test_sockets_of_a_seaweedfs_that_has_taken_the_ports_stay() -> None:
-    port = embedded.seaweed_port()
+    port = local_servers.seaweed_port()
     taken, left = (Path(f"/tmp/seaweedfs-filer-grpc-{number}.sock") for number in (port, port + 1))
     for path in (taken, left):
         path.touch()
     try:
         with socket.create_server(("127.0.0.1", port)):
-            embedded.remove_seaweed_sockets(port)
+            local_servers.remove_seaweed_sockets(port)
         assert (taken.exists(), left.exists()) == (True, False)
     finally:
         for path in (taken, left):
@@ -264,16 +264,16 @@ def test_sockets_of_a_seaweedfs_that_has_taken_the_ports_stay() -> None:
 
 
 def test_a_seaweedfs_has_room_when_its_master_knows_its_volumes(tmp_path: Path, s3: S3Server) -> None:
-    assert embedded.seaweed_has_room(s3.port)
-    port = embedded.seaweed_port()
-    assert not embedded.seaweed_has_room(port)
-    weed = embedded.seaweed(tmp_path, port, "key", "secret").command[0]
+    assert local_servers.seaweed_has_room(s3.port)
+    port = local_servers.seaweed_port()
+    assert not local_servers.seaweed_has_room(port)
+    weed = local_servers.seaweed(tmp_path, port, "key", "secret").command[0]
     options = [f"-port={port + 1}", f"-mdir={tmp_path}", "-ip=127.0.0.1", "-telemetry=false"]
     alone = Service("master", [weed, "master", *options], {}, tmp_path / "master.log")
     alone.start()
     try:
-        wait_for(lambda: not embedded.is_free(port + 1), what="master")
+        wait_for(lambda: not local_servers.is_free(port + 1), what="master")
         assert requests.get(f"http://127.0.0.1:{port + 1}/dir/status", timeout=20).ok
-        assert not embedded.seaweed_has_room(port)
+        assert not local_servers.seaweed_has_room(port)
     finally:
         alone.kill()

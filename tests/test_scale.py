@@ -19,10 +19,10 @@ from flask import Flask
 from flask_migrate import Migrate, upgrade
 from sqlalchemy import event, text
 
-import database
 from app import create_app
-from database import db, utcnow
-from idempotency import Claim, claim, forget_old
+from core import database
+from core.database import db, utcnow
+from intake.idempotency import Claim, claim, forget_old
 from models import File, UploadStatus
 from tests.stack import PostgresServer
 

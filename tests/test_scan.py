@@ -18,12 +18,12 @@ import pytest
 import requests
 from flask import Flask
 
-import keys
+from access import keys
 from config import Config, ConfigError
-from errors import Infected, ScannerAway, UploadError, UploadTooLarge
+from core.errors import Infected, ScannerAway, UploadError, UploadTooLarge
+from core.services import services
+from delivery.scanner import Scanner
 from models import File
-from scan import Scanner
-from services import services
 from tests import zoo
 from tests.conftest import running_app
 from tests.stack import BUCKET, Clamd, RedisServer, S3Server, Web, Worker, wait_for

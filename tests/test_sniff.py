@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniff import HEAD_BYTES, Head, detect, refused_type
+from intake.sniff import HEAD_BYTES, Head, detect, refused_type
 from tests import zoo
 from tests.conftest import running_app
 from tests.stack import BUCKET, Web

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from spool import USAGE_PAUSE, USAGE_SECONDS, Spool
+from storage.spool import USAGE_PAUSE, USAGE_SECONDS, Spool
 from tests.stack import ROOT
 
 ID = "0123456789abcdef" * 2
@@ -92,8 +92,8 @@ WRITER_ON_A_SMALL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 
-from errors import Busy
-from spool import Spool
+from core.errors import Busy
+from storage.spool import Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

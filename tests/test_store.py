@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from checksum import Crc64Nvme
 from config import MIB, Config
-from errors import StoreError, StoreRefused
-from parts import PartsUpload
-from s3_requests import ObjectInfo
-from store import Store
+from core.errors import StoreError, StoreRefused
+from storage.checksum import Crc64Nvme
+from storage.parts import PartsUpload
+from storage.s3.requests import ObjectInfo
+from storage.store import Store
 
 UPLOAD = "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
 

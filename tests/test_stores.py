@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from config import Config
-from store import Store
+from storage.store import Store
 from tests.stack import BUCKET, RedisServer, Service, Web, Worker
 from tests.stores import STORES
 

@@ -17,11 +17,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import Row, update
 
-from database import db, new_id, utcnow
-from deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver, take_digest
+from core.database import db, new_id, utcnow
+from delivery.deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver, take_digest
+from delivery.sweep import sweep
 from models import File, UploadStatus
-from sweep import sweep
-from sweeper import Sweeper, clean
+from ops.sweeper import Sweeper, clean
 from tests.conftest import running_app
 from tests.stack import BUCKET, wait_for
 from tests.test_room import Proxy, proxy

@@ -15,7 +15,7 @@ import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from run import TRACES
+from local.run import TRACES
 from tests.stack import SECRET, RedisServer, S3Server, Web, Worker, wait_for
 
 AGENT = Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument"

@@ -19,15 +19,14 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
-import database
-import embedded
-import events
-import keys
-import streams
-import watch
-from database import db, utcnow
-from deliver import deliver
-from events import Event
+from access import keys
+from core import database
+from core.database import db, utcnow
+from delivery.deliver import deliver
+from events import hub, streams
+from events import log as event_log
+from events.log import Event
+from local import servers as local_servers
 from tests.conftest import running_app
 from tests.faults.proxy import Link, Proxy
 from tests.stack import RedisServer, S3Server, Web, Worker, wait_for
@@ -114,10 +113,10 @@ def test_what_a_file_is_comes_first_also_where_the_log_is_not_read_that_far(
 ) -> None:
     row = upload(client, "normal")
     with app.app_context():
-        number = events.newest()
+        number = event_log.newest()
     read_up_to = number - 2
-    monkeypatch.setattr(events, "begin", lambda: read_up_to)
-    monkeypatch.setattr(events, "settled", lambda rows, after: rows[:1])
+    monkeypatch.setattr(event_log, "begin", lambda: read_up_to)
+    monkeypatch.setattr(event_log, "settled", lambda rows, after: rows[:1])
     stream = client.get(f"/files/{row['id']}/events")
     text = b"".join(read_some(stream, b"alive"))
     stream.close()
@@ -189,7 +188,7 @@ def test_progress_is_told_while_a_large_file_travels(env: dict[str, str], s3: S3
 
 
 def test_without_redis_the_clock_wakes_the_watchers(env: dict[str, str], tmp_path: Path) -> None:
-    web = Web(tmp_path, {**env, "CELERY_BROKER_URL": f"redis://127.0.0.1:{embedded.free_port()}/0"})
+    web = Web(tmp_path, {**env, "CELERY_BROKER_URL": f"redis://127.0.0.1:{local_servers.free_port()}/0"})
     web.start()
     try:
         web.wait()
@@ -222,7 +221,7 @@ def test_a_last_event_id_of_another_kind_is_refused(client: FlaskClient, last: s
 def test_too_many_watchers_are_refused_and_take_no_thread(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "MAX_WATCHERS", 1)
+    monkeypatch.setattr(hub, "MAX_WATCHERS", 1)
     first = client.get("/events")
     assert first.status_code == 200
     refused = client.get("/events")
@@ -379,19 +378,19 @@ def add(number: int, age: float = 0) -> None:
 def test_a_number_that_is_missing_is_waited_for_but_not_for_ever() -> None:
     for number in (1, 2, 4, 5):
         add(number)
-    assert [row.id for row in events.settled(events.read(0), 0)] == [1, 2]
+    assert [row.id for row in event_log.settled(event_log.read(0), 0)] == [1, 2]
     add(3)
-    assert [row.id for row in events.settled(events.read(2), 2)] == [3, 4, 5]
+    assert [row.id for row in event_log.settled(event_log.read(2), 2)] == [3, 4, 5]
     add(7, age=3)  # number 6 was rolled back
-    assert [row.id for row in events.settled(events.read(5), 5)] == [7]
+    assert [row.id for row in event_log.settled(event_log.read(5), 5)] == [7]
 
 
 @pytest.mark.usefixtures("log")
 def test_what_is_older_than_a_day_is_forgotten() -> None:
     add(1, age=25 * 3600)
     add(2, age=23 * 3600)
-    events.forget_old()
-    assert [row.id for row in events.read(0)] == [2]
+    event_log.forget_old()
+    assert [row.id for row in event_log.read(0)] == [2]
 
 
 def test_a_stream_whose_client_is_gone_gives_its_place_back(service: Service) -> None:

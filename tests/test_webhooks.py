@@ -28,13 +28,12 @@ from sqlalchemy.exc import OperationalError
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
-import notify
-import webhooks
 from app import create_app
-from database import db, utcnow
-from deliver import deliver
+from core.database import db, utcnow
+from delivery.deliver import deliver
+from events import webhook_sender, webhooks
+from events.webhook_sender import Sender
 from models import File
-from notify import Sender
 from tests.conftest import running_app
 from tests.stack import PostgresServer, Service, Web, wait_for
 
@@ -210,7 +209,7 @@ def test_no_answer_is_tried_again_and_gives_no_secret_away(
     behaviour: Behaviour,
     error: str,
 ) -> None:
-    monkeypatch.setattr(notify, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(webhook_sender, "READ_SECONDS", 0.2)
     end_a_file(app)
     receiver.behaviour = behaviour
     send(app)
@@ -334,12 +333,12 @@ def test_a_sender_whose_lease_is_over_changes_nothing(either: Flask) -> None:
 def test_pauses_grow_and_come_to_an_end(app: Flask, receiver: Receiver) -> None:
     end_a_file(app)
     receiver.close()  # nobody listens any more
-    for pause in (*notify.PAUSES, None):
+    for pause in (*webhook_sender.PAUSES, None):
         send(app)
         with app.app_context():
             message = db.session.scalars(db.select(webhooks.Webhook)).one()
             if pause is None:
-                assert (webhooks.state(message), message.attempts) == ("given up", len(notify.PAUSES) + 1)
+                assert (webhooks.state(message), message.attempts) == ("given up", len(webhook_sender.PAUSES) + 1)
                 break
             assert message.due_at
             wait = (message.due_at - utcnow()).total_seconds()
@@ -397,7 +396,7 @@ def test_a_stop_does_not_wait_for_a_receiver_that_hangs_and_another_process_send
         wait_for(lambda: receiver.got)
         began = time.monotonic()
         assert web.stop() == 0
-        assert time.monotonic() - began < notify.STOP_SECONDS + 3
+        assert time.monotonic() - began < webhook_sender.STOP_SECONDS + 3
     finally:
         web.stop()
     receiver.behaviour = None

@@ -18,9 +18,9 @@ from uuid import uuid4
 import requests
 from sqlalchemy import create_engine, text
 
-import s3_probe
 from config import Config
-from store import Store
+from storage.s3 import probe as s3_probe
+from storage.store import Store
 from tests.faults.proxy import Link, Proxy
 from tests.stack import BUCKET, ROOT, PostgresServer, RedisServer, S3Server, Service, Web, Worker, wait_for
 

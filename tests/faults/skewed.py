@@ -6,7 +6,7 @@ import runpy
 import sys
 from datetime import datetime
 
-import database
+from core import database
 
 
 def skewed() -> datetime:

@@ -1,0 +1,1 @@
+"""Who may do what: credentials, rate limits and quotas."""

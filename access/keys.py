@@ -1,0 +1,84 @@
+"""API keys and their owners."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Row, String, insert, select, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.database import UtcDateTime, db, transaction, utcnow
+
+OPEN_OWNER = "anonymous"
+FILES, METRICS = "files", "metrics"
+KEY_PREFIX = "fm"
+MAX_OWNER = 64
+NO_HASH = "0" * 64
+KEY = re.compile(rf"{KEY_PREFIX}_(?P<id>[0-9a-f]{{12}})_(?P<secret>[\w-]{{43}})", re.ASCII)
+
+
+class ApiKey(db.Model):  # type: ignore[name-defined,misc]
+    """A key, of which only the hash is kept. Keys of the same owner see the same files."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(MAX_OWNER), index=True)
+    role: Mapped[str] = mapped_column(String(16))
+    """What the key is for: files, or metrics and nothing else."""
+    hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+def create_key(owner: str, role: str = FILES) -> str:
+    """Make a key for an owner; it is shown now, and never again.
+
+    Raises:
+        ValueError: nobody can have that name.
+    """
+    if not owner.strip() or len(owner) > MAX_OWNER or not owner.isprintable() or owner == OPEN_OWNER:
+        raise ValueError(f"An owner's name has 1 to {MAX_OWNER} printable characters, and is not {OPEN_OWNER}.")
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    values = {"id": key_id, "owner": owner, "role": role, "hash": _hash(secret), "created_at": utcnow()}
+    with transaction() as connection:
+        connection.execute(insert(ApiKey), values)
+    return f"{KEY_PREFIX}_{key_id}_{secret}"
+
+
+def revoke_key(key_id: str) -> bool:
+    """Let a key open nothing from now on; False if there is no such key that does."""
+    live = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    with transaction() as connection:
+        return connection.execute(live.values(revoked_at=utcnow())).rowcount == 1
+
+
+def all_keys() -> Sequence[Row[tuple[ApiKey]]]:
+    """Return every key that was ever made, oldest first."""
+    with db.engine.connect() as connection:
+        return connection.execute(select(ApiKey).order_by(ApiKey.created_at)).all()
+
+
+def find_key(token: str) -> Row[tuple[ApiKey]] | None:
+    """The live key that a token is, found by its id and told by its hash, in the same time whatever is wrong."""
+    shaped = KEY.fullmatch(token)
+    if not shaped:
+        return None
+    key = read_key(shaped["id"])
+    is_right = hmac.compare_digest(_hash(shaped["secret"]), key.hash if key else NO_HASH)
+    return key if key and is_right and key.revoked_at is None else None
+
+
+def read_key(key_id: str) -> Row[tuple[ApiKey]] | None:
+    with db.engine.connect() as connection:
+        return connection.execute(select(ApiKey.__table__).where(ApiKey.id == key_id)).first()
+
+
+def _hash(secret: str) -> str:
+    # The secret has 256 random bits, so nobody can try all of them, and a slow hash would only be slow.
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,70 @@
+"""From where a request comes: the host that it names, and the page that sends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from flask import request
+
+from core.errors import Forbidden
+
+HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[\w.-]{1,253}))(?::\d{1,5})?", re.ASCII)
+
+
+def check_host(trusted: Collection[str]) -> None:
+    """Refuse a request for a host that is neither this machine nor trusted.
+
+    A page of any site may let its own name resolve to this machine (DNS rebinding). For the browser it is then of
+    the same origin as this service, and only the Host header tells. X-Forwarded-Host is not believed, since such a
+    page can set it.
+
+    Args:
+        trusted: names or addresses, without ports.
+
+    Raises:
+        Forbidden: the host is not known.
+    """
+    found = HOST.fullmatch(request.headers.get("Host", ""))
+    host = (found["address"] or found["name"]).lower().removesuffix(".") if found else ""
+    if not (is_loopback(host) or host in map(str.lower, trusted)):
+        raise Forbidden("This service does not answer for that Host; its operator may add it to TRUSTED_HOSTS.")
+
+
+def check_page() -> None:
+    """Refuse a request that a page of another origin sends; what is no browser sends no Origin.
+
+    Schemes are not compared, since TLS ends at a proxy.
+
+    Raises:
+        Forbidden: the page is not of this service.
+
+    Source: https://www.w3.org/TR/fetch-metadata/ and RFC 6454, section 7.
+    """
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
+    is_own = origin is None or _authority(origin) == request.headers.get("Host", "").lower()
+    if not is_own or site not in ("same-origin", "none"):
+        raise Forbidden("Pages of other sites may not use this service.")
+
+
+def is_loopback(host: str) -> bool:
+    """Returns True if a host's name or address always means the machine itself.
+
+    Source: RFC 6761, section 6.3.
+    """
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _authority(origin: str) -> str | None:
+    """The host and port in an origin; None if there are none, as in `null`."""
+    try:
+        return urlsplit(origin.lower()).netloc or None
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""How a File gets from the spool to S3."""

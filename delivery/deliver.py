@@ -1,0 +1,230 @@
+"""The one job: claim a row, put its bytes into S3, see that they are there, finish the row."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import random
+from io import BytesIO
+from typing import Any, BinaryIO, TypeAlias
+
+from sqlalchemy import Row
+
+from core import logs
+from core.database import new_id, utcnow
+from core.errors import BytesLost, ScannerAway, SpoolUnavailable, StoreError, StoreRefused, UploadError
+from core.metrics import metrics
+from core.services import services
+from delivery.lease import Heartbeat, LeaseLost
+from file import Uploaded, adopt_file, digest_file, upload_file
+from models import File, UploadStatus
+from storage import bucket, spools
+from storage.parts import PartsUpload
+from storage.s3.requests import ObjectInfo
+
+log = logging.getLogger(__name__)
+
+BACKOFF_CAP_SECONDS = 60.0
+Source: TypeAlias = str | PartsUpload | None
+SPOOL_GONE = "The spool is not there; try again later."
+UNEXPECTED = "The delivery failed unexpectedly."
+
+
+def deliver(file_id: str, stream: Source = None, retry: bool = True) -> UploadError | None:
+    """Bring one file to S3 and tell its row what became of it; does nothing if another run has the row.
+
+    Args:
+        file_id: the File row.
+        stream: the bytes in base64, or the file already on its way; without it they are read from the spool.
+        retry: whether a failure that may heal is tried again later.
+
+    Returns:
+        What failed, as far as this run knows and may tell.
+    """
+    with logs.about(file_id=file_id):
+        return _deliver(file_id, stream, retry)
+
+
+def _deliver(file_id: str, stream: Source, retry: bool) -> UploadError | None:
+    ferry = services()
+    run_id = new_id()
+    here = ferry.spool.id if stream is None else None
+    row = File.claim(file_id, run_id, ferry.config.LEASE_SECONDS, here)
+    if row is None:
+        log.info("file %s needs no delivery by this run", file_id)
+        return None
+    ferry.leases[file_id] = run_id
+    try:
+        with metrics().run.labels(row.mode).time():
+            return _run(row, run_id, stream, retry)
+    finally:
+        ferry.leases.pop(file_id, None)
+        ferry.bell.ring()
+
+
+def _run(row: Row[Any], run_id: str, stream: Source, retry: bool) -> UploadError | None:
+    try:
+        uploaded = _send(row, run_id, stream)
+    except LeaseLost:
+        _leave_to_others(row)
+    except UploadError as error:
+        return _settle_failure(row, run_id, error, retry)
+    except Exception as error:
+        if isinstance(error, OSError) and not services().spool.is_here():
+            return _settle_failure(row, run_id, SpoolUnavailable(SPOOL_GONE), retry)
+        log.exception("file %s was not delivered", row.id)
+        metrics().failed("Unexpected")
+        _fail(row, run_id, UNEXPECTED, services().config.MAX_ATTEMPTS if retry else 1)
+    else:
+        _finish(row, run_id, uploaded)
+    return None
+
+
+def _settle_failure(row: Row[Any], run_id: str, error: UploadError, retry: bool) -> UploadError | None:
+    """Give the row back or end it, and return the error if this run had the row until now."""
+    log.warning("file %s was not delivered: %s", row.id, error.detail)
+    if retry:  # else it is the answer to a request, and counted there
+        metrics().failed(type(error).__name__)
+    if retry and isinstance(error, SpoolUnavailable):  # the host's trouble: the file waits however long it lasts
+        settled = File.give_back(row.id, run_id, backoff_seconds(row.attempts), error.detail)
+    else:
+        settled = _fail(row, run_id, error.detail, _attempts_for(error) if retry else 1, error.retry_after)
+    if not settled:
+        return None
+    error.file_id = row.id
+    return error
+
+
+def backoff_seconds(attempts: int) -> float:
+    """How long to wait after so many attempts: exponential, capped, with jitter.
+
+    Source: https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/
+    """
+    # The exponent is bounded because 2.0 ** 1100 overflows.
+    return random.uniform(0.5, 1) * min(BACKOFF_CAP_SECONDS, 2.0 ** min(attempts, 20))
+
+
+def _send(row: Row[Any], run_id: str, stream: Source) -> Uploaded:
+    ferry = services()
+    if row.attempts > ferry.config.MAX_ATTEMPTS:
+        raise UploadError(f"Given up after {row.attempts - 1} attempts.")
+    info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
+    beat = Heartbeat(row, run_id, ferry.config.LEASE_SECONDS)
+    if isinstance(stream, PartsUpload):
+        return Uploaded(stream.finish(info, beat), None)
+    try:
+        source = _source(row, stream)
+    except FileNotFoundError:
+        if ferry.spool.has(row.id):
+            raise SpoolUnavailable(SPOOL_GONE) from None  # it was away for a moment
+        return adopt_file(ferry.store, info, beat)
+    with source:
+        if ferry.scanner:
+            ferry.scanner.scan(source, row.size, beat)
+        return upload_file(ferry.store, source, info, beat)
+
+
+def _source(row: Row[Any], stream: str | None) -> BinaryIO:
+    """The bytes, from the message or from the spool."""
+    if stream is not None:
+        return BytesIO(base64.b64decode(stream, validate=True))
+    return services().spool.open(row.id)
+
+
+def _leave_to_others(row: Row[Any]) -> None:
+    """Another run has the row, or nobody wants the file any more: an ordinary event, but worth counting."""
+    log.info("file %s is left to the run that has taken it over, or was deleted", row.id)
+    metrics().failed(LeaseLost.__name__)
+
+
+def _finish(row: Row[Any], run_id: str, uploaded: Uploaded) -> None:
+    if not File.complete(row.id, run_id, uploaded.url, uploaded.sha256):
+        _leave_to_others(row)
+        _leave_nothing_of_an_erased(row)
+        return
+    metrics().delivery.labels(row.mode).observe((utcnow() - row.created_at).total_seconds())
+    if uploaded.sha256 or row.sha256:
+        services().spool.drop(row.id)
+    if row.attempts > 1:
+        # An earlier run may have died in mid-part; the row is COMPLETE, so nobody needs its parts.
+        try:
+            bucket.abort_all(services().store, row.key)
+        except StoreError as error:
+            log.warning("unfinished uploads of %s are left to reconcile: %s", row.key, error.detail)
+
+
+def end_without_bytes(file_id: str) -> None:
+    """End a file whose spool is lost: COMPLETE if S3 has it all the same, else ERROR.
+
+    Args:
+        file_id: the File row.
+
+    Raises:
+        StoreError: S3 does not say; the file waits.
+    """
+    run_id = new_id()
+    row = File.claim(file_id, run_id, services().config.LEASE_SECONDS)
+    if row is None:
+        return
+    info = ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme)
+    try:
+        uploaded = adopt_file(services().store, info, Heartbeat(row, run_id, services().config.LEASE_SECONDS))
+    except BytesLost:
+        host = spools.find(row.spool_id)
+        since = f" has not been seen since {host.seen_at:%Y-%m-%d %H:%M} UTC." if host else " is gone."
+        File.fail(row.id, run_id, f"The host that held the file's bytes{since}")
+    except StoreError as error:
+        File.give_back(row.id, run_id, backoff_seconds(row.attempts), error.detail)
+        raise
+    else:
+        _finish(row, run_id, uploaded)
+
+
+def take_digest(file_id: str) -> None:
+    """Take the SHA-256 of a file that was sent while it arrived, and let its bytes go."""
+    ferry, row = services(), File.find(file_id)
+    if row is None or row.upload_status != UploadStatus.COMPLETE or row.sha256:
+        return
+    sha256 = None
+    try:
+        sha256 = _late_digest(file_id, ObjectInfo(row.key, row.content_type, row.size, row.crc64nvme))
+    except SpoolUnavailable:  # it comes back, and the file is found in it again
+        return
+    except UploadError as error:
+        log.warning("file %s has no digest: %s", file_id, error.detail)
+    File.digested(file_id, sha256)
+    ferry.spool.drop(file_id)
+
+
+def _late_digest(file_id: str, info: ObjectInfo) -> str | None:
+    """Take it of the bytes in the spool, or else of those in S3, which are the file by now."""
+    ferry = services()
+    try:
+        return digest_file(ferry.spool.open(file_id), info)
+    except (FileNotFoundError, BytesLost):
+        log.warning("file %s has lost its bytes in the spool; its digest is taken of those in S3", file_id)
+    return adopt_file(ferry.store, info).sha256
+
+
+def _leave_nothing_of_an_erased(row: Row[Any]) -> None:
+    """Delete what this run has just brought to S3, if nobody wants it any more."""
+    found = File.find(row.id)
+    if found is None or found.erased_at:
+        services().store.delete(row.key)
+
+
+def _fail(row: Row[Any], run_id: str, reason: str, max_attempts: int, retry_after: int | None = None) -> bool:
+    """Return the row to PENDING if attempts remain, else fail it. Returns False if another run holds the lease."""
+    if row.attempts >= max_attempts or utcnow() >= row.retry_until:
+        return File.fail(row.id, run_id, reason)
+    if not File.give_back(row.id, run_id, max(backoff_seconds(row.attempts), retry_after or 0), reason):
+        return False
+    metrics().retries.labels(row.mode).inc()
+    return True
+
+
+def _attempts_for(error: UploadError) -> int:
+    """How many attempts are worth it: a refusal is checked once more, what may heal is tried to the end."""
+    if isinstance(error, StoreRefused):
+        return 2
+    return services().config.MAX_ATTEMPTS if isinstance(error, StoreError | ScannerAway) else 1

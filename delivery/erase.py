@@ -1,0 +1,62 @@
+"""Deleting a file: its row, its object and its bytes in the spool, whatever runs and whatever fails meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from itertools import takewhile
+from typing import Any
+
+from sqlalchemy import Row
+
+from core.background import for_each
+from core.errors import StoreError
+from core.services import services
+from models import File
+from storage import bucket, spools
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 20.0  # a slow S3 must not keep the other housekeeping waiting
+
+
+def erase(row: Row[Any]) -> bool:
+    """Let nobody see the file from now on, and remove what can be removed at once; the sweep removes the rest.
+
+    Returns:
+        False if another request has erased it.
+    """
+    if not File.erase(row.id, row.owner):
+        return False
+    if not row.lease_owner:
+        try:
+            _remove(row)
+        except Exception:  # the file is erased already, and the answer says so
+            log.exception("what is left of the erased file %s is left to the sweep", row.id)
+    return True
+
+
+def remove_erased() -> None:
+    """Remove what is left of the erased files that no run has any more, as far as time allows.
+
+    Raises:
+        ExceptionGroup: what failed unexpectedly.
+    """
+    deadline = time.monotonic() + TURN_SECONDS
+    rows = list(File.erased([services().spool.id, *(spool.id for spool in spools.lost())]))
+    random.shuffle(rows)  # so that those that fail do not always come first
+    for_each(_remove, takewhile(lambda _: time.monotonic() < deadline, rows))
+
+
+def _remove(row: Row[Any]) -> None:
+    ferry = services()
+    try:
+        ferry.store.delete(row.key)
+        bucket.abort_all(ferry.store, row.key)
+    except StoreError as error:
+        log.warning("the object of the erased file %s is left to the sweep: %s", row.id, error.detail)
+        return
+    # Only the sweep of that spool can drop the bytes, and then the row; nobody can where the spool is lost.
+    if ferry.spool.drop(row.id) if row.spool_id == ferry.spool.id else spools.is_lost(row.spool_id):
+        File.remove(row.id)

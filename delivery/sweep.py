@@ -1,0 +1,62 @@
+"""The sweep: finds what nobody delivers, and delivers it; needs the database, but no broker."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from core.background import for_each
+from core.database import utcnow
+from core.services import services
+from delivery import failed_bytes
+from delivery.deliver import end_without_bytes, take_digest
+from delivery.submit import submit
+from models import File, UploadStatus
+from storage import spools
+
+log = logging.getLogger(__name__)
+
+
+def sweep() -> bool:
+    """Submit this spool's due files while the pool has room. Returns True if more may be waiting."""
+    ferry = services()
+    if not ferry.spool.is_here():  # its files wait
+        return False
+    free = ferry.pool.threads - ferry.pool.held
+    room = 0 if ferry.pool.is_full else max(1, free)
+    found = File.due(ferry.spool.id, room)
+    for file_id in found:
+        log.info("file %s is due, and swept", file_id)
+        submit(file_id)
+    return 0 < free == len(found)  # as many as there was room for
+
+
+def drop_spooled() -> None:
+    """Drop the spool files that nobody needs: delivered ones, long failed ones, and half ones of dead writers."""
+    ferry = services()
+    if not ferry.spool.is_here():
+        return
+    ferry.spool.drop_abandoned_parts()
+    failed_before = utcnow() - timedelta(seconds=ferry.config.ERROR_RETENTION_SECONDS)
+    failed = []
+    for row in File.among(ferry.spool.kept()):
+        if row.upload_status == UploadStatus.COMPLETE and row.sha256 is None:
+            submit(row.id, take_digest)
+        elif row.upload_status == UploadStatus.COMPLETE:
+            ferry.spool.drop(row.id)
+        elif row.upload_status == UploadStatus.ERROR:
+            failed.append(row)
+            if row.updated_at < failed_before:
+                ferry.spool.drop(row.id)
+    failed_bytes.keep_to_share(failed)
+
+
+def tell_of_spool() -> None:
+    """Tell the other hosts that this one lives."""
+    spools.tell(services().spool.id)
+
+
+def end_lost() -> None:
+    """End the files of hosts that are gone, once nothing is to be hoped for any more."""
+    if gone := spools.lost():
+        for_each(end_without_bytes, File.expired([spool.id for spool in gone]))

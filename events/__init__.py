@@ -1,0 +1,1 @@
+"""What happens to Files, and who is told."""

@@ -1,0 +1,134 @@
+"""The log of what happened to files: written with every move of a row, read by those who watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask import Flask
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Index,
+    Integer,
+    Row,
+    Select,
+    String,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.database import BATCH, UtcDateTime, db, transaction, utcnow
+from models import File, file_changed
+
+KEEP = timedelta(days=1)
+SETTLED = timedelta(seconds=2)  # a transaction that took its number before another ends within that time
+
+
+class Event(db.Model):  # type: ignore[name-defined,misc]
+    """One change of a file. Numbers grow, but of two files' events the later number may be committed first."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_file_id", "file_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    file_id: Mapped[str] = mapped_column(String(32))
+    owner: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    upload_status: Mapped[str] = mapped_column(String(16))
+    bytes_sent: Mapped[int] = mapped_column(BigInteger)
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+
+
+_COPIED = (File.id, File.owner, File.upload_status, File.bytes_sent, File.error)
+_RECORD = insert(Event).from_select(
+    ["file_id", "owner", "upload_status", "bytes_sent", "error", "kind", "created_at"],
+    select(
+        *_COPIED,
+        bindparam("kind", type_=String),
+        bindparam("created_at", type_=UtcDateTime),
+    ).where(File.id == bindparam("file_id", type_=String)),
+)
+_READ = (
+    select(Event, File.name, File.mode, File.size, File.url)
+    .outerjoin(File, File.id == Event.file_id)
+    .order_by(Event.id)
+)
+
+
+def init_app(app: Flask) -> None:
+    """Record every change of a file of the app."""
+    file_changed.connect(_record, sender=app)
+
+
+def read(
+    after: int, up_to: int | None = None, owner: str | None = None, file_id: str | None = None
+) -> list[Row[Any]]:
+    """Read events in order, with what a watcher is shown of their file; a batch at most.
+
+    Args:
+        after: the number after which to begin.
+        up_to: the last number wanted.
+        owner: only of this owner.
+        file_id: only of this file.
+    """
+    statement = _READ.where(Event.id > after)
+    if up_to is not None:
+        statement = statement.where(Event.id <= up_to)
+    if owner is not None:
+        statement = statement.where(Event.owner == owner)
+    if file_id is not None:
+        statement = statement.where(Event.file_id == file_id)
+    return list(_rows(statement.limit(BATCH)))
+
+
+def latest(file_id: str) -> Row[Any] | None:
+    """The last event of a file, if the log still has one."""
+    newest = select(func.max(Event.id)).where(Event.file_id == file_id).scalar_subquery()
+    return next(iter(_rows(_READ.where(Event.id == newest))), None)
+
+
+def settled(rows: Sequence[Row[Any]], after: int) -> Sequence[Row[Any]]:
+    """Those before which no number can come any more: a missing one is waited for, unless it is long overdue."""
+    number, overdue = after, utcnow() - SETTLED
+    for count, row in enumerate(rows):
+        if row.id > number + 1 and row.created_at > overdue:
+            return rows[:count]
+        number = row.id
+    return rows
+
+
+def begin() -> int:
+    """The number of the last event that is surely settled."""
+    with db.engine.connect() as connection:
+        old = select(func.max(Event.id)).where(Event.created_at < utcnow() - SETTLED)
+        return connection.scalar(old) or 0
+
+
+def newest() -> int:
+    """The number of the last event."""
+    with db.engine.connect() as connection:
+        return connection.scalar(select(func.max(Event.id))) or 0
+
+
+def forget_old() -> None:
+    """Forget what is older than a day."""
+    with transaction() as connection:
+        connection.execute(delete(Event).where(Event.created_at < utcnow() - KEEP))
+
+
+def _record(app: Flask, connection: Connection, file_id: str, kind: str) -> None:
+    """Copy what the row has become, in the transaction that changed it."""
+    connection.execute(_RECORD, {"file_id": file_id, "kind": kind, "created_at": utcnow()})
+
+
+def _rows(statement: Select[*tuple[Any, ...]]) -> Sequence[Row[Any]]:
+    with db.engine.connect() as connection:
+        return connection.execute(statement).all()

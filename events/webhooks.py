@@ -1,0 +1,161 @@
+"""Messages to the webhook: written with the end of a file, claimed to be sent, kept as the delivery log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask import Flask, json
+from sqlalchemy import Connection, Row, String, Text, delete, insert, select, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.database import UtcDateTime, db, new_id, transaction, utcnow
+from models import File, UploadStatus, file_ended, file_settled
+from web.representation import file_json, rfc3339
+
+KEEP = timedelta(days=7)
+HELD = timedelta(hours=1)  # longer than a SHA-256 takes; then the message goes without it
+
+
+class Webhook(db.Model):  # type: ignore[name-defined,misc]
+    """One message. While it has attempts left it is due at some time; then it is delivered, or given up."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    """The same in every attempt, so that the receiver can tell what it has seen."""
+    file_id: Mapped[str] = mapped_column(String(32))
+    owner: Mapped[str] = mapped_column(String(64))
+    type: Mapped[str] = mapped_column(String(16))
+    body: Mapped[str] = mapped_column(Text)
+    """The JSON as it is signed and sent: the file as it was then, whatever becomes of it."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    due_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    """When to send it: the next attempt, or the end of a sender's lease. Never again, if it has none."""
+    attempts: Mapped[int] = mapped_column()
+    delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_error: Mapped[str | None] = mapped_column(Text)
+
+
+def init_app(app: Flask) -> None:
+    """Write a message for every file that ends, if there is anybody to send it to."""
+    if app.extensions["ferryman"].config.WEBHOOK_URL:
+        file_ended.connect(_record, sender=app)
+        file_settled.connect(_release, sender=app)
+
+
+def claim(lease_seconds: float) -> Row[Any] | None:
+    """Take the message that is due longest, for one attempt.
+
+    Args:
+        lease_seconds: after so long without a word, it is anybody's again.
+
+    Returns:
+        The claimed message, or None if nothing is due.
+    """
+    now = utcnow()
+    due = select(Webhook.id).where(Webhook.due_at <= now).order_by(Webhook.due_at).limit(1)
+    with db.engine.connect() as connection:
+        if connection.scalar(due) is None:  # to look for nothing must not cost uploads their turn to write
+            return None
+    lease = {"due_at": now + timedelta(seconds=lease_seconds), "attempts": Webhook.attempts + 1}
+    one = due.with_for_update(skip_locked=True).scalar_subquery()
+    with transaction() as connection:
+        claimed = update(Webhook).where(Webhook.id == one, Webhook.due_at <= now).values(**lease)
+        return connection.execute(claimed.returning(Webhook)).first()
+
+
+def succeed(message: Row[Any]) -> bool:
+    """The receiver has it; False if it is no longer ours."""
+    return _settle(message, due_at=None, delivered_at=utcnow(), last_error=None)
+
+
+def postpone(message: Row[Any], delay_seconds: float, error: str) -> bool:
+    """Try it again after a delay; False if it is no longer ours."""
+    return _settle(message, due_at=utcnow() + timedelta(seconds=delay_seconds), last_error=error)
+
+
+def give_up(message: Row[Any], error: str) -> bool:
+    """Try it no more; False if it is no longer ours."""
+    return _settle(message, due_at=None, last_error=error)
+
+
+def redeliver(message_id: str) -> bool:
+    """Send it at once, as if it were new; False if there is no such message."""
+    again = update(Webhook).where(Webhook.id == message_id)
+    with transaction() as connection:
+        anew = again.values(due_at=utcnow(), attempts=0, delivered_at=None, last_error=None)
+        return connection.execute(anew).rowcount == 1
+
+
+def log(failed: bool = False) -> Sequence[Row[Any]]:
+    """The messages without their bodies, oldest first; all, or those whose last attempt failed."""
+    columns = [column for column in Webhook.__table__.columns if column.name != "body"]
+    statement = select(*columns).order_by(Webhook.created_at, Webhook.id)
+    if failed:
+        statement = statement.where(Webhook.last_error.is_not(None))
+    with db.engine.connect() as connection:
+        return connection.execute(statement).all()
+
+
+def state(message: Row[Any]) -> str:
+    """What became of a message, in a word or two."""
+    if message.delivered_at:
+        return "delivered"
+    return "waiting" if message.due_at else "given up"
+
+
+def forget_old() -> None:
+    """Forget what is older than a week, and not to be sent any more."""
+    old = delete(Webhook).where(Webhook.created_at < utcnow() - KEEP, Webhook.due_at.is_(None))
+    with transaction() as connection:
+        connection.execute(old)
+
+
+def _record(app: Flask, connection: Connection, file_id: str) -> None:
+    """Write the message in the transaction that ended the file, so that there is one exactly if it has ended.
+
+    It is held back where the SHA-256 follows.
+
+    Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """
+    row = connection.execute(select(File).where(File.id == file_id)).one()
+    kind = f"file.{row.upload_status.lower()}"
+    lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
+    payload = {"type": kind, "timestamp": rfc3339(row.updated_at), "data": file_json(row)}
+    message = {
+        "id": f"msg_{new_id()}",
+        "file_id": row.id,
+        "owner": row.owner,
+        "type": kind,
+        "body": _json(payload),
+        "created_at": row.updated_at,
+        "due_at": row.completed_at + HELD if lacks_digest else row.updated_at,
+        "attempts": 0,
+    }
+    connection.execute(insert(Webhook).values(**message))
+
+
+def _release(app: Flask, connection: Connection, file_id: str) -> None:
+    """Send the message that is held back for a file; it tells what the file is now, unless that was deleted."""
+    row = connection.execute(select(File).where(File.id == file_id)).one()
+    if row.completed_at is None:
+        return
+    held = [Webhook.file_id == file_id, Webhook.due_at == row.completed_at + HELD]
+    body = connection.scalar(select(Webhook.body).where(*held))
+    if body is None:
+        return
+    if row.upload_status == UploadStatus.COMPLETE:
+        body = _json(json.loads(body) | {"data": file_json(row)})
+    connection.execute(update(Webhook).where(*held).values(body=body, due_at=utcnow()))
+
+
+def _json(payload: dict[str, Any]) -> str:
+    return json.dumps(payload, separators=(",", ":"))
+
+
+def _settle(message: Row[Any], **values: Any) -> bool:
+    held = update(Webhook).where(Webhook.id == message.id, Webhook.due_at == message.due_at)
+    with transaction() as connection:
+        return connection.execute(held.values(**values)).rowcount == 1

@@ -1,0 +1,156 @@
+"""Accepting a file: bytes into the spool, then the row, then the hand-off, so that nothing accepted is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import SimpleNamespace
+
+from flask import request
+
+from access import auth, quota
+from core.database import new_id, transaction, utcnow
+from core.errors import Busy
+from core.metrics import metrics
+from core.services import services
+from delivery import failed_bytes
+from intake import idempotency
+from intake.form import Received, declared_length, receive_file
+from models import File, FileRow, Mode, UploadStatus
+from storage.spool import Incoming
+from tasks import RUNS, Run
+from web.representation import own_file
+
+
+def accept_form(mode: Mode) -> FileRow:
+    """Accept the file of the request's multipart form.
+
+    Args:
+        mode: how the file goes to S3.
+
+    Returns:
+        The file's row, or that of an equal earlier request with the same Idempotency-Key.
+
+    Raises:
+        UploadError: the file is not accepted.
+    """
+    began, config = time.perf_counter(), services().config
+    length, key = declared_length(request, config.MAX_CONTENT_LENGTH), request.headers.get("Idempotency-Key")
+    with prepare(mode, length, key) as acceptance:
+        also_digest = ("sha256",) if key else ()
+        received = receive_file(request, acceptance.incoming, config, acceptance.arrived, also_digest)
+        row = acceptance.complete(received)
+    if acceptance.is_new:
+        metrics().accepted(mode, row.size, time.perf_counter() - began)
+        acceptance.run.hand_off(row)
+    return row
+
+
+@contextmanager
+def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Acceptance]:
+    """Make room for one file: in the pool, the spool and the owner's quota, and for its Idempotency-Key.
+
+    The block receives the file and completes the acceptance; if it raises, nothing of the file stays.
+
+    Args:
+        mode: how the file goes to S3.
+        length: bytes of the request's body; 0 if the client does not declare them.
+        key: the Idempotency-Key, or None.
+
+    Raises:
+        UploadError: there is no room.
+    """
+    ferry, owner, file_id = services(), auth.owner(), new_id()
+    if mode == Mode.ASYNC and ferry.pool.is_full:
+        raise Busy("Too many files wait for S3; try again later.")
+    if not ferry.spool.has_room(length):
+        failed_bytes.make_room()
+    with (
+        idempotency.claim(key, owner, ferry.config.LEASE_SECONDS) as claim,
+        quota.reserve(file_id, owner, length, ferry.config) as reservation,
+        ferry.spool.receive(file_id, length) as incoming,
+    ):
+        acceptance = Acceptance(mode, owner, claim, reservation, incoming, RUNS[mode]())
+        try:
+            yield acceptance
+        except BaseException:
+            acceptance.run.give_up()
+            raise
+
+
+@dataclass
+class Acceptance:
+    """One file on its way through a request."""
+
+    mode: Mode
+    owner: str
+    claim: idempotency.Claim
+    reservation: quota.Reservation
+    incoming: Incoming
+    run: Run
+    is_new: bool = True
+    """False once the request has turned out to repeat an earlier one."""
+
+    def arrived(self, received: Received, chunk: bytes) -> None:
+        """Take note of a chunk that has arrived and is in the spool."""
+        self.claim.renew()
+        self.reservation.renew()
+        self.run.arrived(self.incoming, received.key, received.content_type, chunk)
+
+    def complete(self, received: Received) -> FileRow:
+        """Commit the row of a file that has arrived, or find the row of an equal earlier request.
+
+        Args:
+            received: what is known of the file.
+
+        Returns:
+            The row; the file is this request's own if `is_new`.
+
+        Raises:
+            Conflict: another request has taken over the key or the room.
+            KeyReused: the key belongs to another request.
+        """
+        fingerprint = self._fingerprint(received)
+        if earlier := self.claim.match(fingerprint):
+            self.is_new = False
+            self.incoming.discard()
+            self.run.give_up()
+            return own_file(earlier)
+        self.incoming.keep()
+        row = self._new_row(received)
+        with transaction() as connection:
+            File.insert(connection, row)
+            self.reservation.settle(connection, row.size)
+            self.claim.finish(connection, fingerprint, row.id)
+            self.incoming.release()  # a commit whose answer is lost may have happened
+        return row
+
+    def _fingerprint(self, received: Received) -> str:
+        digest = received.digests.known("sha256") or ""
+        return idempotency.fingerprint(self.mode, received.name, received.content_type, digest)
+
+    def _new_row(self, received: Received) -> SimpleNamespace:
+        now, config = utcnow(), services().config
+        return File.draft(
+            id=self.incoming.file_id,
+            owner=self.owner,
+            name=received.name,
+            key=received.key,
+            mode=self.mode,
+            size=self.incoming.size,
+            content_type=received.content_type,
+            detected_type=received.detected_type,
+            crc64nvme=self.incoming.crc64nvme,
+            sha256=received.digests.known("sha256"),
+            spool_id=services().spool.id,
+            upload_status=UploadStatus.PENDING,
+            attempts=0,
+            bytes_sent=0,
+            created_at=now,
+            updated_at=now,
+            due_at=now + timedelta(seconds=config.LEASE_SECONDS),
+            retry_until=now + timedelta(seconds=config.RETRY_WINDOW_SECONDS),
+        )

@@ -1,0 +1,218 @@
+"""Reading one upload from a request, straight into the spool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from flask import Request
+from multipart import MultipartError, MultipartSegment, ParserLimitReached
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wsgi import get_input_stream
+
+from config import MIB, Config
+from core.errors import EncodedUpload, InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
+from file import media_type, rename_file
+from intake import chunked_forms
+from intake.digests import Digests
+from intake.form_parser import Event, FormParser
+from intake.sniff import Head, refused_type
+from storage.spool import Incoming
+
+FIELD = "file"
+CHUNK_BYTES = 1 * MIB
+MIN_CHUNK_BYTES = 16 * 1024
+QUICK_SECONDS = 0.1
+MAX_NAME_BYTES = 255  # as in most file systems
+
+
+@dataclass
+class Received:
+    """What the client said of the file it sent, the key that the file gets, and what was found out meanwhile."""
+
+    name: str
+    content_type: str
+    key: str
+    digests: Digests
+    head: Head = field(default_factory=Head)
+    detected_type: str = ""
+    """The media type that its first bytes tell; empty until they are here."""
+
+
+def declared_length(request: Request, max_bytes: int) -> int:
+    """The body's length as the client declares it; 0 if it does not.
+
+    Raises:
+        UploadTooLarge: it is more than is taken.
+    """
+    length = request.content_length or 0
+    if length > max_bytes:
+        raise _too_large(max_bytes)
+    return length
+
+
+def receive_file(
+    request: Request,
+    incoming: Incoming,
+    config: Config,
+    on_chunk: Callable[[Received, bytes], None] = lambda received, chunk: None,
+    also_digest: tuple[str, ...] = (),
+) -> Received:
+    """Write the request's one file into the spool while it arrives; other form fields are passed over.
+
+    Args:
+        request: a multipart/form-data request whose body nobody has read.
+        incoming: the spool file.
+        config: the limits.
+        on_chunk: called with whatever of the file has arrived and is written; at its end with nothing.
+        also_digest: hashlib's names of digests to compute of the file.
+
+    Raises:
+        UnsupportedUpload: the body is not multipart/form-data, or the file's type is not taken.
+        InvalidUpload: there is not exactly one file, in the field `file`, with a name; or the form is broken; or
+            the file or the body does not match a digest that was sent along.
+        UploadTooLarge: the request or a part's header is over its limit.
+        Busy: the spool is full.
+        TooSlow: the client stalls, or sends too little to be waited for.
+
+    Source: RFC 7578. Digest fields of the request speak of its whole body, those of the part of the file.
+    """
+    received: Received | None = None
+    others = _Others()
+    in_file = False
+    for event in _form_events(request, config.MAX_CONTENT_LENGTH):
+        if isinstance(event, MultipartSegment):
+            in_file = bool(event.filename)
+            if in_file:
+                chunked_forms.refuse_chunk(others.fields)
+                received = _accept(event, received, config, also_digest)
+            else:
+                others.begin(event)
+        elif in_file and received:
+            if event:
+                incoming.write(event)
+                received.digests.update(event)
+                received.head.update(event)
+            if not received.detected_type and (event is None or received.head.is_full):
+                _settle_type(received, config)
+            on_chunk(received, event or b"")
+        elif event:
+            others.update(event)
+    chunked_forms.refuse_chunk(others.fields)
+    if received is None:
+        raise InvalidUpload(others.why_no_file)
+    received.digests.verify()
+    return received
+
+
+class _Others:
+    """The parts of a form that carry no file: text, and file inputs that were left empty."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, str] = {}
+        """What the fields hold that tell a chunk."""
+        self.why_no_file = f"The form has no file in the field '{FIELD}'."
+        self._name = ""
+        self._is_nameless = False
+
+    def begin(self, part: MultipartSegment) -> None:
+        """Begin a part."""
+        self._name, self._is_nameless = part.name, part.filename is not None
+        if part.name == FIELD:
+            holds_text = f"The field '{FIELD}' holds text, not a file."
+            self.why_no_file = "The file has no name." if self._is_nameless else holds_text
+
+    def update(self, content: bytes) -> None:
+        """Take note of a part's content.
+
+        Raises:
+            InvalidUpload: it is a file without a name.
+        """
+        if self._is_nameless:
+            raise InvalidUpload("The file has no name.")
+        if self._name in chunked_forms.FIELDS:
+            known = self.fields.get(self._name, "")
+            self.fields[self._name] = (known + content.decode(errors="replace"))[: chunked_forms.MAX_VALUE_BYTES]
+
+
+def _accept(
+    part: MultipartSegment, earlier: Received | None, config: Config, also_digest: tuple[str, ...]
+) -> Received:
+    """Judge a file by its header, before its bytes are read."""
+    if part.name != FIELD or earlier is not None:
+        raise InvalidUpload(f"Send exactly one file, in the field '{FIELD}'.")
+    if len(part.filename.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
+        raise InvalidUpload(f"A file's name may have {MAX_NAME_BYTES} bytes at most.")
+    content_type = media_type(part.header("Content-Type"), part.filename)
+    return Received(
+        name=part.filename,
+        content_type=content_type,
+        key=config.S3_KEY_PREFIX + rename_file(part.filename, content_type=content_type),
+        digests=Digests(partial(_field, part), also_digest),
+    )
+
+
+def _settle_type(received: Received, config: Config) -> None:
+    """Tell the type by the first bytes, and go no further with a file that is not taken."""
+    received.detected_type = received.head.detect()
+    types = received.content_type, received.detected_type
+    if refused := refused_type(*types, config.ALLOWED_CONTENT_TYPES, config.DENIED_CONTENT_TYPES):
+        raise UnsupportedUpload(f"Files of type {refused} are not taken.")
+
+
+def _field(part: MultipartSegment, name: str) -> str | None:
+    """A header field of a part; several lines are one list (RFC 9110, section 5.3)."""
+    lines = [value for field, value in part.headerlist if field.lower() == name.lower()]
+    return ", ".join(lines) or None
+
+
+def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
+    """Parse the body as it arrives, and see that it arrives whole."""
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedUpload("Send the file as multipart/form-data.")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise EncodedUpload("The body must not be compressed; send it without Content-Encoding.")
+    chunked_forms.refuse_range(request.headers)
+    chunked_forms.refuse_chunk(request.args)
+    parser = FormParser(request.headers["Content-Type"])
+    whole = Digests(request.headers.get)
+    try:
+        with parser:
+            for chunk in _chunks(request, max_bytes):
+                whole.update(chunk)
+                yield from parser.events(chunk)
+            yield from parser.events(b"")
+        whole.verify()
+    except ParserLimitReached as error:
+        raise UploadTooLarge(f"{error}.") from error
+    except MultipartError as error:
+        has_length = request.content_length is not None or "Transfer-Encoding" in request.headers
+        raise InvalidUpload(parser.explain(error, has_length)) from error
+
+
+def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
+    """Read the body, as declared or to its end, but never more than is taken."""
+    stream = get_input_stream(request.environ)
+    received, size, asked_at = 0, MIN_CHUNK_BYTES, time.monotonic()
+    try:
+        # A read waits until it is full, so a slow client is asked for little, and its lease renewed between.
+        while chunk := stream.read(size):
+            answered_at = time.monotonic()
+            size = min(size * 2, CHUNK_BYTES) if answered_at - asked_at < QUICK_SECONDS else MIN_CHUNK_BYTES
+            asked_at = answered_at
+            received += len(chunk)
+            if received > max_bytes:
+                raise _too_large(max_bytes)
+            yield chunk
+    except TimeoutError as error:
+        raise TooSlow("The body came too slowly.") from error
+    except ValueError as error:
+        raise InvalidUpload("The body's chunked framing is malformed.") from error
+    except (ClientDisconnected, OSError) as error:
+        raise InvalidUpload("The connection broke off.") from error
+
+
+def _too_large(max_bytes: int) -> UploadTooLarge:
+    return UploadTooLarge(f"A request may have {max_bytes} bytes at most.")

@@ -1,0 +1,188 @@
+"""`make run`: the whole service on this machine, with embedded servers for what is not configured."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+import sys
+import sysconfig
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import load_dotenv
+
+from config import Config, ConfigError, is_given
+from local import servers as local_servers
+from local.processes import Manager
+
+READY_SECONDS = 60
+S3_PORT = 8333
+REDIS_PORT = 6390
+BUCKET = "ferryman"
+SHELL_FILE = "env.sh"
+TRACES = {
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+    "OTEL_SERVICE_NAME": "ferryman",
+}
+
+
+def main() -> int:
+    """Start everything, say when it is ready, and stop everything at the end."""
+    load_dotenv()
+    port = os.environ.get("PORT") or "5000"
+    if not (port.isdecimal() and 0 < int(port) < 65536):
+        return _refuse(f"PORT must be a port number, not {port!r}")
+    data = Path(os.environ.get("DATA_DIR") or "var").resolve()
+    if not local_servers.is_free(int(port)):
+        return _refuse(f"port {port} is taken; choose another, as in: make run PORT={int(port) + 1}")
+    try:
+        servers, settings = _embedded_parts(os.environ, data)
+        config = Config.from_mapping({**os.environ, **settings})
+        _leave_for_shells(data / SHELL_FILE, settings, port)
+    except (ConfigError, OSError) as error:
+        return _refuse(str(error))
+    if config.AUTH == "open" and not config.is_loopback:
+        return _refuse("without keys it stays on this machine; for other addresses set AUTH=required")
+    shutil.rmtree(data / "metrics", ignore_errors=True)  # of processes that are gone
+    manager = Manager()
+    environment = {
+        **TRACES,
+        **os.environ,
+        **settings,
+        "PORT": port,
+        "PYTHONUNBUFFERED": "1",
+        "REMAP_SIGTERM": "SIGQUIT",
+    }
+    for name, server in servers.items():
+        log = shlex.quote(str(data / f"{name}.log"))
+        command = f"exec {shlex.join(server.command)} >>{log} 2>&1"
+        manager.add_process(name, command, env={**os.environ, **server.environment})
+    manager.add_process("web", _web_command("s3" in servers), env=environment)
+    manager.add_process("worker", f"exec {_traced()}{_python()} -m celery -q -A worker worker", env=environment)
+    access = "for this machine, without a key" if config.AUTH == "open" else "with a key, see `flask keys`"
+    address, shell_file = f"http://localhost:{port}", shlex.quote(str(data / SHELL_FILE))
+    s3_port = int((data / "s3-port").read_text()) if "s3" in servers else None
+    threading.Thread(target=_announce, args=(address, access, shell_file, s3_port), daemon=True).start()
+    manager.loop()
+    if s3_port:
+        local_servers.remove_seaweed_sockets(s3_port)
+    return 0 if manager.was_stopped_by_user else 1
+
+
+def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, local_servers.Server], dict[str, str]]:
+    """Choose what to embed: whatever has no address in the environment."""
+    _make_private(data)
+    servers: dict[str, local_servers.Server] = {}
+    settings = {"AUTH": env.get("AUTH") or "open", "SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
+    settings["LOG_FORMAT"] = env.get("LOG_FORMAT") or "text"
+    settings["PROMETHEUS_MULTIPROC_DIR"] = env.get("PROMETHEUS_MULTIPROC_DIR") or str(data / "metrics")
+    if not is_given(env, "SQLALCHEMY_DATABASE_URI"):
+        settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{data / 'ferryman.db'}"
+    if not is_given(env, "CELERY_BROKER_URL"):
+        port = next(port for port in range(REDIS_PORT, REDIS_PORT + 1000) if local_servers.is_free(port))
+        password = _kept(data / "redis-password", secrets.token_hex(20))
+        servers["redis"] = local_servers.valkey(data / "redis", port, password)
+        settings["CELERY_BROKER_URL"] = f"redis://:{password}@{local_servers.LOOPBACK}:{port}/0"
+    if not is_given(env, "S3_BUCKET_NAME") and not is_given(env, "S3_ENDPOINT_URL"):
+        # The rows hold urls with this port, so it stays as long as it is free.
+        last_port = int(_kept(data / "s3-port", str(S3_PORT)))
+        port = local_servers.seaweed_port(last_port)
+        (data / "s3-port").write_text(str(port))
+        secret = _kept(data / "s3-secret", secrets.token_hex(20))
+        servers["s3"] = local_servers.seaweed(data / "s3", port, BUCKET, secret)
+        settings["S3_ENDPOINT_URL"] = f"http://{local_servers.LOOPBACK}:{port}"
+        settings |= {"S3_BUCKET_NAME": BUCKET, "AWS_ACCESS_KEY": BUCKET, "AWS_ACCESS_SECRET": secret}
+    return servers, settings
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder for the data, and let nobody but its owner look into it.
+
+    Raises:
+        OSError: others may look into it, and it holds what is not ours.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_mode & 0o077:
+        if any(folder.iterdir()) and not (folder / SHELL_FILE).exists():
+            raise OSError(f"other users may read {folder}, which holds other files; choose another DATA_DIR")
+        folder.chmod(0o700)
+
+
+def _kept(path: Path, first: str) -> str:
+    """Read what an earlier start left, for its owner's eyes only; at the first start, leave it."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(first)
+    return path.read_text()
+
+
+def _leave_for_shells(path: Path, settings: Mapping[str, str], port: str) -> None:
+    """Leave what lets a shell use the same parts, and find the programs; for its owner's eyes only."""
+    # Of a command that ends at once there is nothing to count.
+    exported = {name: value for name, value in settings.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    exported["FERRYMAN_URL"] = f"http://localhost:{port}"
+    lines = [f'export PATH={shlex.quote(sysconfig.get_path("scripts"))}:"$PATH"']
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
+    path.touch(mode=0o600)
+    path.write_text("\n".join([*lines, ""]))
+
+
+def _web_command(own_bucket: bool) -> str:
+    flask = f"{_python()} -m flask --app app"
+    steps = [f"{flask} db upgrade"]
+    if own_bucket:
+        steps.append(f"{flask} create-bucket --public-read --wait {READY_SECONDS}")
+    steps.append(f"exec {_traced()}{_python()} -m gunicorn -c gunicorn.conf.py 'app:create_app()'")
+    return " && ".join(steps)
+
+
+def _python() -> str:
+    return shlex.quote(sys.executable)
+
+
+def _traced() -> str:
+    """What makes a Python program send traces, where they are wanted and OpenTelemetry's agent is installed."""
+    agent = shutil.which("opentelemetry-instrument", path=sysconfig.get_path("scripts"))
+    return f"{shlex.quote(agent)} " if agent and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else ""
+
+
+def _announce(address: str, access: str, shell_file: str, s3_port: int | None) -> None:
+    """Print the address when the service is ready, and the embedded S3 with it."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if _answers(f"{address}/readyz") and (s3_port is None or local_servers.seaweed_has_room(s3_port)):
+            _say(f"\nFerryman is ready: {address}   ({access}; Ctrl-C stops it)\n")
+            _say(f"  curl -i -F file=@README.md {address}/async_upload\n")
+            _say(f"  . {shell_file}   # in another shell, for `flask --app app --help`\n")
+            return
+        time.sleep(0.1)
+    _say(f"Ferryman is not ready after {READY_SECONDS} s; see {address}/readyz and the logs above.")
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310
+    except OSError:
+        return False
+    return True
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"make run: {reason}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

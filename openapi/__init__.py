@@ -1,0 +1,1 @@
+"""The contract: the API's OpenAPI document."""

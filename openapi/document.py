@@ -1,0 +1,188 @@
+"""The API's document: made from the views' docstrings and their roles, as OpenAPI 3.1 and as a page to read."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from apispec import APISpec, BasePlugin
+from apispec.yaml_utils import load_operations_from_docstring
+from apispec_webframeworks.flask import FlaskPlugin
+from flask import Blueprint, Flask, Response, current_app, jsonify, make_response, render_template
+from markupsafe import Markup, escape
+from werkzeug.routing import Rule
+
+from access import auth, keys
+from openapi import components, schemas
+
+bp = Blueprint("openapi", __name__)
+
+VERSION = "0.1.0"
+ABOUT = """\
+Ferryman takes a file, answers at once, and lands it in S3 exactly once, whatever crashes in between.
+
+Post a file as a form to one of the three upload addresses: `/normal_upload` answers when it is in S3, \
+`/async_upload` and `/celery_upload` at once. The answer is the File as JSON, and its `Location` is where you ask \
+what became of it, wait for that, or watch it as a stream of events.
+
+Whatever has to do with files needs a key, in the header `Authorization: Bearer fm_...`; the operator makes \
+one with `flask keys create NAME`. You see the files of your own name and no others. In a service that runs with \
+`AUTH=open` no key is needed. Every request counts: the `RateLimit-` headers say what is left of the minute, a \
+429 says in `Retry-After` when to go on.
+
+Errors are `application/problem+json` (RFC 9457), with one sentence in `detail`. Send an `Idempotency-Key` with \
+an upload, and you may send it again after any error without making a second file."""
+TAGS = {
+    "Upload": "Three ways to send a file. They take the same form and give the same answer.",
+    "Files": "What became of your files, and their bytes.",
+    "Watch": "Be told instead of asking.",
+    "Service": "What this is, and whether it works. No key is needed.",
+}
+UPLOAD_PARAMETERS = ["IdempotencyKey", "ReprDigest", "ContentDigest", "ContentMD5"]
+UPLOAD = {
+    400: "InvalidUpload",
+    404: "Forgotten",
+    408: "TooSlow",
+    409: "Conflict",
+    411: "LengthRequired",
+    413: "TooLarge",
+    415: "Unsupported",
+    422: "KeyReused",
+}
+GUARDED = {401: "Unauthorized", 403: "Forbidden", 429: "LimitReached", 503: "Busy"}
+POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+class ViewPlugin(BasePlugin):
+    """Adds what the code itself says of a view: its summary, whether it needs a key, the errors of its kind."""
+
+    def operation_helper(
+        self, path: str | None = None, operations: dict[str, Any] | None = None, *, view: Any = None, **kwargs: Any
+    ) -> None:
+        """Complete the operations that a view's docstring describes."""
+        for operation in (operations or {}).values():
+            operation["summary"] = (inspect.getdoc(view) or "").partition("\n")[0].rstrip(".")
+            errors: dict[int, str] = {500: "ServerError"}
+            if getattr(view, "role", keys.FILES) is None:
+                operation["security"] = []
+            else:
+                errors |= GUARDED
+            if "requestBody" in operation:
+                operation["parameters"] = UPLOAD_PARAMETERS
+                errors |= UPLOAD
+            operation["responses"] = dict(sorted((errors | operation["responses"]).items()))
+
+
+@bp.get("/openapi.json")
+@auth.public
+def document() -> Response:
+    """Give this document.
+    ---
+    get: {operationId: getDocument, tags: [Service], responses: {200: Document}}
+    """
+    return jsonify(current_app.extensions["openapi"])
+
+
+@bp.get("/docs")
+@auth.public
+def docs() -> Response:
+    """Show this document as a page to read.
+    ---
+    get: {operationId: getDocs, tags: [Service], responses: {200: Manual}}
+    """
+    found = current_app.extensions["openapi"]
+    page = render_template("docs.html", api=without_references(found, found), about=ABOUT, curl=curl)
+    response = make_response(page)
+    response.headers["Content-Security-Policy"] = POLICY
+    return response
+
+
+def init_app(app: Flask) -> None:
+    """Make the document of all that the app has by now, and show it."""
+    app.register_blueprint(bp)
+    app.add_template_filter(marked)
+    app.extensions["openapi"] = build(app)
+
+
+def build(app: Flask) -> dict[str, Any]:
+    """Describe the app.
+
+    Source: https://spec.openapis.org/oas/v3.1.0
+    """
+    spec = APISpec(
+        "Ferryman",
+        VERSION,
+        "3.1.0",
+        plugins=[ViewPlugin()],
+        info={"description": ABOUT},
+        servers=[{"url": "/", "description": "This service."}],
+        security=[{"key": []}],
+    )
+    for name, about in TAGS.items():
+        spec.tag({"name": name, "description": about})
+    _add_components(spec)
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint != "static":
+            view = app.view_functions[rule.endpoint]
+            spec.path(FlaskPlugin.flaskpath2openapi(rule.rule), operations=_operations(app, rule), view=view)
+    return spec.to_dict()
+
+
+def _operations(app: Flask, rule: Rule) -> dict[str, Any]:
+    """What the docstring of an address's view says; a view of several addresses has an operation for each."""
+    view = app.view_functions[rule.endpoint]
+    operations = load_operations_from_docstring(inspect.getdoc(view) or "")
+    for operation in operations.values():
+        operation["operationId"] += "".join(str(value).title() for value in (rule.defaults or {}).values())
+    return operations
+
+
+def _add_components(spec: APISpec) -> None:
+    key = {"type": "http", "scheme": "bearer", "description": "A key, as `flask keys create NAME` makes it."}
+    spec.components.security_scheme("key", key)
+    for name, piece in schemas.SCHEMAS.items():
+        spec.components.schema(name, piece)
+    for name, piece in components.PARAMETERS.items():
+        spec.components.parameter(name, piece["in"], piece)
+    for name, piece in components.HEADERS.items():
+        spec.components.header(name, piece)
+    for name, piece in components.LINKS.items():
+        spec.components.link(name, piece)
+    for name, piece in components.RESPONSES.items():
+        spec.components.response(name, piece)
+
+
+def without_references(node: Any, whole: dict[str, Any]) -> Any:
+    """Put what a reference names in its place, for a reader who cannot follow it."""
+    if isinstance(node, list):
+        return [without_references(one, whole) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        found: Any = whole
+        for step in node["$ref"].removeprefix("#/").split("/"):
+            found = found[step]
+        return without_references(found, whole)
+    return {name: without_references(one, whole) for name, one in node.items()}
+
+
+def curl(path: str, method: str, operation: dict[str, Any]) -> str:
+    """A line that asks an address by curl."""
+    words = ["curl"]
+    if method != "get" and "requestBody" not in operation:
+        words.append(f"-X {method.upper()}")
+    if "security" not in operation:
+        words.append('-H "Authorization: Bearer $KEY"')
+    if "requestBody" in operation:
+        words.append("-F file=@report.pdf")
+    if "text/event-stream" in operation["responses"].get("200", {}).get("content", {}):
+        words.append("-N")
+    if "302" in operation["responses"]:
+        words.append("-L -OJ")
+    return " ".join([*words, "$FERRYMAN" + path.replace("{file_id}", schemas.FILE_ID)])
+
+
+def marked(text: str) -> Markup:
+    """Set what stands in backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # nosec B704

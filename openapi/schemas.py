@@ -1,0 +1,171 @@
+"""Pieces of the API's document: what a file, an event, a problem and a form look like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from intake.form import FIELD
+from intake.form_parser import MAX_PARTS
+from models import PROGRESS, STATUS, Mode, UploadStatus
+from web.listing import MAX_PAGE
+
+Piece = dict[str, Any]
+
+FILE_ID = "bf15c1ea74ca63e8d3f7e858dee93dcd"
+KEY = "20261125023251--report-a0b622e25cb34d60.pdf"
+SHA256 = "838f7af82e7a31e53e54f7a47c9ac9da2abcb95f433417ddc1bfd60753cafe12"
+MOMENT = "2026-11-25T02:32:52.026862Z"
+
+
+def text(description: str, *examples: str | None, **more: Any) -> Piece:
+    """Describe a text."""
+    return {"type": "string", "description": description, **_shown(examples), **more}
+
+
+def number(description: str, *examples: int, **more: Any) -> Piece:
+    """Describe a whole number that is not negative."""
+    return {"type": "integer", "description": description, "minimum": 0, **_shown(examples), **more}
+
+
+def or_null(piece: Piece) -> Piece:
+    """Let it be null as well."""
+    values = {"enum": [*piece["enum"], None]} if "enum" in piece else {}
+    return {**piece, "type": [piece["type"], "null"], **values}
+
+
+def record(description: str, fields: Piece, optional: tuple[str, ...] = ()) -> Piece:
+    """Describe an object with these fields and no others."""
+    return {
+        "type": "object",
+        "description": description,
+        "properties": fields,
+        "required": [name for name in fields if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+def _shown(examples: tuple[Any, ...]) -> Piece:
+    return {"examples": list(examples)} if examples else {}
+
+
+FILE: Piece = {
+    "id": text("Its name in every address.", FILE_ID),
+    "name": text("Its name, as it was sent.", "report.pdf"),
+    "upload_status": text(
+        "Where it stands. COMPLETE is final.", "COMPLETE", enum=[str(one) for one in UploadStatus]
+    ),
+    "mode": text("How it goes to S3.", "async", enum=list(Mode)),
+    "url": or_null(text("Its address in S3; null until it is there.", f"https://files.s3.amazonaws.com/{KEY}")),
+    "key": text("Its name in the bucket.", KEY),
+    "size": number("Its length in bytes.", 10_485_760),
+    "content_type": text("Its media type, as declared, or else guessed by its name.", "application/pdf"),
+    "detected_type": text("The media type that its first bytes tell.", "application/pdf"),
+    "sha256": or_null(
+        text(
+            "SHA-256 of its bytes, in hexadecimal; null until it is known: from the start if the request had an"
+            " Idempotency-Key or the file's part a sha-256 digest, else when the file is COMPLETE; of a file of"
+            " 16 MiB or more in normal mode soon after that, and `Prefer: wait` waits for it.",
+            SHA256,
+        )
+    ),
+    "bytes_sent": number("How many of its bytes have gone to S3.", 10_485_760),
+    "attempts": number("How often a delivery was begun.", 1),
+    "error": or_null(text("Why it is not in S3, in one sentence; else null.", None)),
+    "created_at": text("When it was accepted (RFC 3339, UTC).", MOMENT, format="date-time"),
+    "updated_at": text("When it last changed.", MOMENT, format="date-time"),
+    "completed_at": or_null(text("When it was in S3; null until then.", MOMENT, format="date-time")),
+}
+EVENT: Piece = {
+    **{name: FILE[name] for name in ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url")},
+    **{name: or_null(FILE[name]) for name in ("name", "mode", "size")},
+}
+CHECK = text("Whether that part answers.", "ok", enum=["ok", "failed"])
+PARTS = ("database", "bucket", "broker", "spool", "loops", "scanner")
+
+SCHEMAS: dict[str, Piece] = {
+    "File": record("An upload, and where it stands.", FILE),
+    "FilePage": record(
+        "Some of your files.",
+        {
+            "files": {"type": "array", "description": "Newest first.", "items": "File", "maxItems": MAX_PAGE},
+            "next": or_null(text("The address of the next page; null on the last one.", "/files?cursor=MjAyNi0x")),
+        },
+    ),
+    "Event": record(
+        "What the `data` line of an event holds; `name`, `mode` and `size` are null once the file is deleted.",
+        EVENT,
+    ),
+    "StreamEvent": record(
+        "One event of a stream (Server-sent events).",
+        {
+            "id": text("Its number, for `Last-Event-ID`.", "17", pattern="^[0-9]+$"),
+            "event": text(
+                "`status` when the status has changed, `progress` while the bytes go to S3.",
+                "status",
+                enum=[STATUS, PROGRESS],
+            ),
+            "data": text(
+                "An Event, as JSON.",
+                contentMediaType="application/json",
+                contentSchema={"$ref": "#/components/schemas/Event"},
+            ),
+        },
+    ),
+    "Problem": record(
+        "What went wrong (RFC 9457).",
+        {
+            "type": text("Always `about:blank`: the status says which problem it is.", "about:blank"),
+            "title": text("The status in words.", "Conflict"),
+            "status": number("The status.", 409, minimum=400, maximum=599),
+            "detail": text("What is wrong, in one sentence.", "The file is not in S3."),
+            "file_id": text("The file that it is about.", FILE_ID),
+        },
+        optional=("detail", "file_id"),
+    ),
+    "Form": {
+        "type": "object",
+        "description": f"One file, in the field `{FIELD}`; others are passed over, {MAX_PARTS} in all at most.",
+        "properties": {
+            FIELD: text(
+                "The file: a part with a filename. The part's own header may carry"
+                " `Content-Type`, `Repr-Digest`, `Content-Digest` and `Content-MD5`, which speak of the file.",
+                format="binary",
+            )
+        },
+        "required": [FIELD],
+    },
+    "Index": record(
+        "What this is.",
+        {
+            "name": text("The name of the service.", "Ferryman"),
+            "description": text("What it does."),
+            "endpoints": {
+                "type": "object",
+                "description": "What each address is for.",
+                "additionalProperties": {"type": "string"},
+            },
+        },
+    ),
+    "Help": record(
+        "How to send a file there.",
+        {
+            "description": text("What to send."),
+            "answer": text("What comes back.", "202 at once; a background thread brings it to S3"),
+            "example": text("A line for a shell.", "curl -F file=@report.pdf http://localhost:5000/async_upload"),
+        },
+    ),
+    "Alive": record("The process lives.", {"status": text("Always alive.", "alive", const="alive")}),
+    "Readiness": record(
+        "Whether the parts that the service leans on answer.",
+        {
+            "status": text("All in all.", "ready", enum=["ready", "not ready"]),
+            "checks": record("Part by part.", dict.fromkeys(PARTS, CHECK), optional=("scanner",)),
+            "oldest_undelivered_seconds": {
+                "type": ["number", "null"],
+                "minimum": 0,
+                "description": "For how long the oldest file waits for S3; null if none does.",
+                "examples": [0.27],
+            },
+        },
+    ),
+}

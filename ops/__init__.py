@@ -1,0 +1,1 @@
+"""What keeps the service running: commands, health, metrics and the web server's worker."""

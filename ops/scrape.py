@@ -1,0 +1,71 @@
+"""GET /metrics: what was counted, and what database, spool and pool hold at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flask import Blueprint, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from access import auth
+from core import background
+from core.database import utcnow
+from core.metrics import metrics
+from core.services import services
+from models import File
+
+bp = Blueprint("scrape", __name__)
+
+
+@bp.get("/metrics")
+@auth.for_metrics
+def show() -> Response:
+    """Answer all metrics in the text format of Prometheus.
+    ---
+    get: {operationId: getMetrics, tags: [Service], responses: {200: Metrics}}
+    """
+    now = CollectorRegistry()
+    now.register(Present())
+    counted = metrics().registry
+    if folder := services().config.PROMETHEUS_MULTIPROC_DIR:
+        counted = CollectorRegistry()
+        MultiProcessCollector(counted, folder)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(counted) + generate_latest(now), content_type=CONTENT_TYPE_LATEST)
+
+
+class Present(Collector):
+    """What is there now; not counted by any process, but looked up."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Ask database, spool and pool."""
+        ferry = services()
+        files = GaugeMetricFamily(
+            "ferryman_undelivered_files", "Files on their way, by status.", labels=["status"]
+        )
+        for status, count in File.count_undelivered().items():
+            files.add_metric([status], count)
+        yield files
+        oldest = File.oldest_undelivered()
+        waited = max((utcnow() - oldest).total_seconds(), 0) if oldest else 0
+        yield _gauge("ferryman_oldest_undelivered_seconds", "Age of the oldest file on its way.", waited)
+        yield _gauge("ferryman_spool_bytes", "Bytes in the spool.", ferry.spool.used_bytes())
+        yield _gauge("ferryman_pool_files", "Files that the pool of the answering process holds.", ferry.pool.held)
+        loops = GaugeMetricFamily(
+            "ferryman_loop_last_turn_seconds",
+            "Time since a background loop of the answering process last completed a turn.",
+            labels=["loop"],
+        )
+        for name, seconds in background.silent_seconds().items():
+            loops.add_metric([name], seconds)
+        yield loops
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Nothing, so that registering asks nobody."""
+        return iter(())
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)

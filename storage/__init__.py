@@ -1,0 +1,1 @@
+"""Where bytes rest: the spool on this host, and the bucket."""

@@ -1,0 +1,219 @@
+"""The bucket as its operator sees it: making it, listing it, its unfinished uploads and its rules."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from core.errors import StoreError, StoreRefused
+from storage.s3.errors import translated_errors
+from storage.store import Store
+
+LIFECYCLE_RULE = "ferryman-abandoned-multiparts"
+NO_LIFECYCLE = "This store has no lifecycle rules."
+
+
+class StoredObject(NamedTuple):
+    """An object in the bucket."""
+
+    key: str
+    modified_at: datetime | None
+    """Some stores do not say; such an object is of no known age."""
+
+
+class Multipart(NamedTuple):
+    """An unfinished multipart upload."""
+
+    key: str
+    upload_id: str
+    initiated_at: datetime | None
+
+
+def check(store: Store) -> None:
+    """See that the bucket can be reached.
+
+    Raises:
+        StoreError: it cannot, and why.
+    """
+    try:
+        with translated_errors():
+            store.client.head_bucket(Bucket=store.bucket)
+    except StoreRefused:
+        # An answer to HEAD has no body; the one to a listing says what is refused.
+        with translated_errors():
+            store.client.list_objects_v2(Bucket=store.bucket, MaxKeys=1)
+
+
+def make(store: Store, region: str, public_read: bool = False) -> None:
+    """Make the bucket unless it is there.
+
+    Args:
+        store: which bucket.
+        region: where.
+        public_read: let everyone read its objects, as the article does.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    place: dict[str, Any] = {}
+    if region != "us-east-1":  # S3 takes every region as a constraint but its first
+        place = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    with translated_errors():
+        try:
+            store.client.create_bucket(Bucket=store.bucket, **place)
+        except store.client.exceptions.BucketAlreadyOwnedByYou:
+            pass
+        if public_read:
+            policy = json.dumps(_public_read_policy(store.bucket))
+            store.client.put_bucket_policy(Bucket=store.bucket, Policy=policy)
+
+
+def objects(store: Store, prefix: str) -> Iterator[StoredObject]:
+    """List the objects whose key starts so.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    with translated_errors():
+        pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=prefix)
+        for page in pages:
+            for entry in _entries(page, "Contents"):
+                if "Key" in entry:
+                    yield StoredObject(entry["Key"], entry.get("LastModified"))
+
+
+def content_type(store: Store, key: str) -> str:
+    """The media type that S3 keeps of an object.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    with translated_errors():
+        return store.client.head_object(Bucket=store.bucket, Key=key)["ContentType"]
+
+
+def multiparts(store: Store, prefix: str) -> Iterator[Multipart]:
+    """List the unfinished multipart uploads whose key starts so.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    with translated_errors():
+        pages = store.client.get_paginator("list_multipart_uploads").paginate(Bucket=store.bucket, Prefix=prefix)
+        for page in pages:
+            for entry in _entries(page, "Uploads"):
+                if "Key" in entry and "UploadId" in entry:
+                    yield Multipart(entry["Key"], entry["UploadId"], entry.get("Initiated"))
+
+
+def _entries(page: Mapping[str, Any], name: str) -> list[Any]:
+    """The entries of a page, each of which may lack fields.
+
+    Raises:
+        StoreError: it is no page of a listing, and must not be taken for an empty one.
+    """
+    if name not in page and not {"IsTruncated", "Bucket", "Name"} & page.keys():
+        raise StoreError("S3 gave a listing that cannot be read.")
+    return list(page.get(name, []))
+
+
+def abort(store: Store, upload: Multipart) -> None:
+    """Abort an unfinished multipart upload; it may be gone already.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    store.abort_parts(upload.key, upload.upload_id)
+
+
+def abort_all(store: Store, key: str) -> None:
+    """Abort every unfinished multipart upload of one key.
+
+    Raises:
+        StoreError: S3 refuses.
+    """
+    for upload in list(multiparts(store, key)):
+        if upload.key == key:
+            abort(store, upload)
+
+
+def set_lifecycle(store: Store, prefix: str, days: int) -> None:
+    """Let S3 abort multipart uploads that are abandoned for some days; other rules of the bucket stay.
+
+    Raises:
+        StoreError: S3 refuses.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpu-abort-incomplete-mpu-lifecycle-config.html
+    """
+    rule: Any = {
+        "ID": LIFECYCLE_RULE,
+        "Status": "Enabled",
+        "Filter": {"Prefix": prefix},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
+    }
+    others = [other for other in lifecycle_rules(store) if other.get("ID") != LIFECYCLE_RULE]
+    _put_rules(store, [*others, rule])
+    kept = [found.get("AbortIncompleteMultipartUpload") for found in lifecycle_rules(store)]
+    if rule["AbortIncompleteMultipartUpload"] not in kept:
+        raise StoreRefused(NO_LIFECYCLE)
+
+
+def lifecycle_rules(store: Store) -> list[Any]:
+    """Read the bucket's lifecycle rules.
+
+    Raises:
+        StoreError: S3 refuses, or has no such thing.
+    """
+    try:
+        with translated_errors():
+            found = store.client.get_bucket_lifecycle_configuration(Bucket=store.bucket)
+    except StoreError as error:
+        if error.code == "NoSuchLifecycleConfiguration":
+            return []
+        raise _without_lifecycle(error) from error
+    if "Rules" not in found:  # some stores answer this with a listing of the bucket
+        raise StoreRefused(NO_LIFECYCLE)
+    return list(found["Rules"])
+
+
+def _put_rules(store: Store, rules: list[Any]) -> None:
+    """Set the rules with Content-MD5, which every store takes; boto3 would send a newer checksum."""
+    event = "before-call.s3.PutBucketLifecycleConfiguration"
+    events = store.client.meta.events
+    events.register(event, _use_content_md5)
+    try:
+        with translated_errors():
+            store.client.put_bucket_lifecycle_configuration(
+                Bucket=store.bucket, LifecycleConfiguration={"Rules": rules}
+            )
+    except StoreError as error:
+        raise _without_lifecycle(error) from error
+    finally:
+        events.unregister(event, _use_content_md5)
+
+
+def _use_content_md5(params: dict[str, Any], **_: object) -> None:
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+    params["context"].pop("checksum", None)
+
+
+def _without_lifecycle(error: StoreError) -> StoreError:
+    is_unknown = error.s3_status in (HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.METHOD_NOT_ALLOWED)
+    return StoreRefused(NO_LIFECYCLE) if is_unknown else error
+
+
+def _public_read_policy(bucket: str) -> dict[str, Any]:
+    statement = {
+        "Sid": "PublicRead",
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": ["s3:GetObject"],
+        "Resource": [f"arn:aws:s3:::{bucket}/*"],
+    }
+    return {"Version": "2012-10-17", "Statement": [statement]}

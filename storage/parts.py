@@ -1,0 +1,169 @@
+"""Sending a file to S3 in parts, which may begin while the file is still arriving."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+
+from config import MIB
+from core.errors import BytesLost, StoreError
+from storage.checksum import Crc64Nvme
+from storage.s3.features import Features
+from storage.s3.requests import ObjectInfo, Part
+from storage.section import Section
+from storage.store import Progress, Store
+
+PART_BYTES = 32 * MIB
+MAX_PART_BYTES = 5 * 1024 * MIB
+MAX_PARTS = 1_000  # S3 takes 10,000, but some stores no more than these
+PARTS_AT_ONCE = 2
+
+
+class PartsUpload:
+    """One file on its way to S3, sent from the disk part by part; it appears only when `finish` says it is whole.
+
+    Args:
+        store: where to.
+        path: the file, which may still be growing.
+        key: the object's name.
+        content_type: its media type.
+        expected_bytes: about how large the file will be.
+        part_bytes: the size of the parts, unless they would be too many.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        path: Path,
+        key: str,
+        content_type: str,
+        expected_bytes: int,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._content_type = content_type
+        self.part_bytes = max(part_bytes, min(expected_bytes // MAX_PARTS + 1, MAX_PART_BYTES))
+        self._file = path.open("rb", buffering=0)
+        self._is_complete = False
+        self._sender = ThreadPoolExecutor(PARTS_AT_ONCE, "part")
+        self._sent = 0
+        self._told = 0
+        self._counting = threading.Lock()
+        self._is_given_up = False
+        self._start(store.features)
+
+    def _start(self, features: Features) -> None:
+        self._features = features
+        self._begun: Future[str] | None = None
+        self._parts: list[Future[Part]] = []
+        self._given = 0
+        self._next_bytes = 0
+        self._next_crc = Crc64Nvme()
+        self._crc = Crc64Nvme()
+
+    def update(self, chunk: bytes) -> None:
+        """Take note of the next bytes, which the file holds by now; what makes a full part is sent."""
+        view = memoryview(chunk)
+        while view:
+            piece = view[: self.part_bytes - self._next_bytes]
+            self._next_crc.update(piece)
+            self._next_bytes += len(piece)
+            view = view[len(piece) :]
+            if self._next_bytes == self.part_bytes:
+                self._give()
+
+    def finish(self, info: ObjectInfo, on_progress: Progress) -> str:
+        """Send the rest, make the object appear, and see that S3 holds these very bytes.
+
+        Args:
+            info: what the object must be.
+            on_progress: called now and then meanwhile.
+
+        Returns:
+            The object's url.
+
+        Raises:
+            BytesLost: the file's bytes are not those that were received.
+            StoreError: S3 did not take the bytes.
+        """
+        try:
+            return self._store.settle(
+                info, lambda features: self._upload(info, features, on_progress), on_progress
+            )
+        finally:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Leave nothing unfinished in S3, and wait until that is done; does nothing after a success."""
+        self._is_given_up = True
+        self._sender.shutdown(cancel_futures=True)
+        self._file.close()
+        self._take_back()
+
+    def _take_back(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun and not begun.cancelled() and not begun.exception() and not self._is_complete:
+            with suppress(StoreError):  # what S3 does not take back now, reconcile finds
+                self._store.abort_parts(self._key, begun.result())
+
+    def _read_on(self, size: int, on_progress: Progress) -> None:
+        """Read what nobody has told of, not much faster than it is sent."""
+        start = self._given + self._next_bytes
+        for chunk in Section(self._file.fileno(), start, size - start).chunks():
+            self.update(chunk)
+            self._sent_parts(self._parts[-PARTS_AT_ONCE - 1 : -PARTS_AT_ONCE], on_progress)
+
+    def _give(self) -> Future[str]:
+        if self._begun is None:
+            self._begun = self._sender.submit(
+                self._store.begin_parts, self._key, self._content_type, self._features
+            )
+        section = Section(self._file.fileno(), self._given, self._next_bytes, self._count)
+        number, crc = len(self._parts) + 1, self._next_crc
+        self._parts.append(self._sender.submit(self._send, self._begun, number, section, crc))
+        self._crc.append(crc, self._next_bytes)
+        self._given += self._next_bytes
+        self._next_bytes, self._next_crc = 0, Crc64Nvme()
+        return self._begun
+
+    def _send(self, begun: Future[str], number: int, section: Section, crc: Crc64Nvme) -> Part:
+        return self._store.put_part(self._key, begun.result(), number, section, crc.text(), self._features)
+
+    def _count(self, sent: int) -> None:
+        """Count what a running part has read to send, or end it if nobody waits for it any more."""
+        if self._is_given_up:
+            raise CancelledError  # which botocore lets pass; after anything else it would send the part again
+        with self._counting:
+            self._sent += sent
+
+    def _sent_parts(self, parts: list[Future[Part]], on_progress: Progress) -> list[Part]:
+        """Wait for parts to be sent."""
+        while wait(parts, timeout=1).not_done:
+            on_progress(self._sent - self._told)
+            self._told = self._sent
+        return [part.result() for part in parts]
+
+    def _upload(self, info: ObjectInfo, features: Features, on_progress: Progress) -> bool:
+        """Send the rest; or all again, from the file, if S3 has refused what the parts so far were sent with."""
+        if features.headers != self._features.headers:
+            for part in self._parts:
+                part.cancel()
+            wait(self._parts)
+            self._take_back()
+            self._start(features)
+        return self._complete(info, on_progress)
+
+    def _complete(self, info: ObjectInfo, on_progress: Progress) -> bool:
+        self._read_on(info.size, on_progress)
+        begun = self._give() if self._next_bytes or self._begun is None else self._begun
+        parts = self._sent_parts(self._parts, on_progress)
+        if (self._given, self._crc.text()) != (info.size, info.crc64nvme):
+            raise BytesLost("The bytes were damaged after they were received.")
+        is_confirmed = self._store.complete_parts(info, begun.result(), parts, self._features)
+        self._is_complete = True
+        return is_confirmed

@@ -1,0 +1,105 @@
+"""Making boto3's clients."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config as ClientConfig
+
+from config import Config
+from core.errors import StoreError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+CONNECT_SECONDS = 3
+READ_SECONDS = 20
+# Their answers have the media type of the object.
+OF_OBJECTS = ("GetObject", "HeadObject")
+
+
+class Clients:
+    """The clients of a process, each made on first use.
+
+    Args:
+        config: the settings.
+
+    Source: https://boto3.amazonaws.com/v1/documentation/api/latest/guide/clients.html: threads may share a client,
+    processes may not, and making clients in threads at once is not safe.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._clients: dict[tuple[int, bool], S3Client] = {}
+        self._signer: S3Client | None = None
+
+    def get(self, unsigned_payload: bool) -> S3Client:
+        """The client whose bodies may go without being hashed for the signature, or the other one."""
+        with self._lock:
+            name = (os.getpid(), unsigned_payload)
+            if name not in self._clients:
+                self._clients[name] = make_client(self._config, unsigned_payload=unsigned_payload)
+            return self._clients[name]
+
+    def signer(self) -> S3Client:
+        """The client that signs links for the address that clients know."""
+        with self._lock:
+            if self._signer is None:  # it never connects, so every process may use it
+                self._signer = make_client(self._config, self._config.S3_PUBLIC_ENDPOINT_URL)
+            return self._signer
+
+
+def make_client(config: Config, endpoint: str | None = None, unsigned_payload: bool = True) -> S3Client:
+    """Make a client of boto3, which connects on its first call.
+
+    Args:
+        config: the settings.
+        endpoint: the store's address; by default as in the settings.
+        unsigned_payload: whether bodies may go without being hashed for the signature.
+
+    Source: https://docs.aws.amazon.com/botocore/latest/reference/config.html
+    """
+    s3: Any = {
+        "addressing_style": config.addressing_style,
+        # The checksum's header is signed, so signing the payload too would only cost a second hash.
+        "payload_signing_enabled": not unsigned_payload,
+    }
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint or config.S3_ENDPOINT_URL,
+        region_name=config.AWS_REGION,
+        aws_access_key_id=config.AWS_ACCESS_KEY,
+        aws_secret_access_key=config.AWS_ACCESS_SECRET,
+        config=ClientConfig(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": 2},
+            max_pool_connections=50,
+            signature_version="s3v4",  # or addresses that expire would be signed as of old
+            # The checksums are ours, sent as headers; the SDK's own would be trailers of chunked bodies.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3=s3,
+        ),
+    )
+    client.meta.events.register("after-call.s3", _refuse_web_pages)
+    client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
+    return client
+
+
+def _refuse_web_pages(http_response: Any, model: Any, **_: object) -> None:
+    """A web page with 200 is no success: some other server answers under the store's address."""
+    # The media type alone says nothing: some stores give text/html to empty answers and to XML.
+    if model.name in OF_OBJECTS or http_response.status_code >= 300:
+        return
+    if http_response.content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise StoreError("S3_ENDPOINT_URL answers with a web page, so it is no S3 that answers.")
+
+
+def _follow_no_redirect(params: Any, **_: object) -> None:
+    """boto3 asks HeadBucket where a redirect leads; where that is redirected too, it would ask for ever."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True

@@ -1,0 +1,172 @@
+"""What a store takes and does: which headers may be sent with an upload, and whether its word can be believed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+from core.errors import StoreError
+from storage.s3.errors import is_refusal
+
+log = logging.getLogger(__name__)
+
+PROBE_AGAIN_SECONDS = 60.0
+# Of credentials, of a key, of a size: these refusals are never about a header.
+NOT_OF_A_HEADER = {401, 403, 404, 409, 412, 413}
+Answer = TypeVar("Answer")
+
+
+class Way(NamedTuple):
+    """How uploads of one kind go: which headers may be sent, and what the store does with them."""
+
+    checksum: bool = True
+    """The headers `x-amz-checksum-*` may be sent."""
+    condition: bool = True
+    """`If-None-Match: *` may be sent."""
+    disposition: bool = True
+    """`Content-Disposition` may be sent."""
+    verifies: bool = False
+    """The store refuses bytes that have another checksum."""
+    exclusive: bool = False
+    """The store refuses to overwrite an object."""
+
+    @property
+    def headers(self) -> tuple[bool, bool, bool]:
+        """What may be sent."""
+        return self.checksum, self.condition, self.disposition
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is known of a store."""
+
+    put: Way
+    parts: Way
+    head_checksum: bool = True
+    """`x-amz-checksum-mode` may be sent with HEAD."""
+    unsigned_payload: bool = True
+    """Bodies may be sent without being hashed for the signature (`UNSIGNED-PAYLOAD`)."""
+    is_probed: bool = False
+
+    @property
+    def headers(self) -> tuple[object, ...]:
+        """What may be sent."""
+        return self.put.headers, self.parts.headers, self.head_checksum, self.unsigned_payload
+
+    @property
+    def verifies(self) -> bool:
+        """Returns True if a checksum that the store tells of any object can be believed."""
+        return self.put.verifies and self.parts.verifies
+
+    def summary(self) -> str:
+        """What an operator should know of the store, in a line."""
+        ways = (("one request", self.put), ("parts", self.parts))
+        said = [
+            f"{name}: {'checksums are verified' if way.verifies else 'objects are read back'}"
+            f"{'' if way.exclusive else ', overwriting is possible'}"
+            for name, way in ways
+        ]
+        return "; ".join([*said, *(f"{header} is left out" for header in self.left_out())])
+
+    def left_out(self) -> list[str]:
+        """The headers that the store refuses, or that the settings leave out."""
+        pairs = zip(self.put.headers, self.parts.headers, strict=True)
+        names = ("x-amz-checksum-crc64nvme", "If-None-Match", "Content-Disposition")
+        found = [name for name, both in zip(names, pairs, strict=True) if not all(both)]
+        others = {"x-amz-checksum-mode": self.head_checksum, "UNSIGNED-PAYLOAD": self.unsigned_payload}
+        return found + [name for name, is_sent in others.items() if not is_sent]
+
+
+def initial(mode: str) -> Features:
+    """What is assumed of a store before it was probed.
+
+    Args:
+        mode: S3_CHECKSUM_MODE. `auto` believes no checksum yet, `crc64nvme` does, `readback` asks for none.
+    """
+    if mode == "readback":
+        return Features(Way(checksum=False), Way(checksum=False), head_checksum=False)
+    way = Way(verifies=mode == "crc64nvme")
+    return Features(way, way)
+
+
+class Capabilities:
+    """Remembers the features of one store; probes it once, and again when it refuses what it used to take.
+
+    Args:
+        mode: S3_CHECKSUM_MODE.
+        probe: finds the features of the store, of those that are wanted.
+    """
+
+    def __init__(self, mode: str, probe: Callable[[Features], Features]) -> None:
+        self._mode = mode
+        self._probe = probe
+        self._wanted = initial(mode)
+        self.current = self._wanted
+        self._lock = threading.Lock()
+        self._next_probe = 0.0
+
+    def begin(self) -> None:
+        """In the mode `auto`, probe the store beside the first upload; until then objects are read back."""
+        if self._mode != "auto" or self.current.is_probed or self._next_probe > time.monotonic():
+            return
+        if not self._lock.locked():
+            threading.Thread(target=self._learn, args=(self.current,), daemon=True, name="s3-probe").start()
+
+    def known(self) -> Features:
+        """The features of the store, found out now if nobody has yet; without an answer, what is assumed."""
+        if not self.current.is_probed:
+            self._learn(self.current)
+        return self.current
+
+    def attempt(self, call: Callable[[Features], Answer]) -> Answer:
+        """Make a request, and once more if the store takes it without a header that it refuses.
+
+        Args:
+            call: makes the request with what may be sent.
+
+        Raises:
+            StoreError: the store did not take it.
+        """
+        used = self.current
+        try:
+            return call(used)
+        except StoreError as error:
+            if not is_refusal(error) or error.s3_status in NOT_OF_A_HEADER or not self.learn(used):
+                raise
+        return call(self.current)
+
+    def learn(self, used: Features) -> bool:
+        """Find out what a store refuses; at most once in a minute.
+
+        Args:
+            used: the features that a refused request was made with.
+
+        Returns:
+            True if other headers are sent from now on.
+        """
+        self._learn(used)
+        return self.current.headers != used.headers
+
+    def _learn(self, used: Features) -> None:
+        with self._lock:
+            if self.current != used or self._next_probe > time.monotonic():
+                return
+            try:
+                found = replace(self._probe(self._wanted), is_probed=True)
+            except StoreError as error:
+                log.warning("the store could not be probed: %s", error.detail)
+            else:
+                if self._mode == "crc64nvme":
+                    found = replace(found, put=_trusted(found.put), parts=_trusted(found.parts))
+                (log.warning if found.left_out() else log.info)("S3 store: %s", found.summary())
+                self.current = found
+            finally:
+                self._next_probe = time.monotonic() + PROBE_AGAIN_SECONDS
+
+
+def _trusted(way: Way) -> Way:
+    return way._replace(verifies=way.checksum)

@@ -1,0 +1,300 @@
+"""The spool: a local folder where accepted bytes rest, written once, until they are in S3."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from core.errors import Busy, SpoolUnavailable, UploadError
+from storage.checksum import Crc64Nvme
+from storage.identity import Identity
+
+log = logging.getLogger(__name__)
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PART = ".part"
+CHECK_BYTES = 16 * 1024 * 1024
+USAGE_SECONDS = 0.5
+USAGE_PAUSE = 20  # times as long as the last count took
+PART_GRACE_SECONDS = 10  # between a part's creation and its lock
+FILE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Incoming:
+    """A file that is being written into the spool."""
+
+    def __init__(self, spool: Spool, path: Path, expected_bytes: int) -> None:
+        self.file_id = path.name
+        self.expected_bytes = expected_bytes
+        self.size = 0
+        self.is_released = False
+        self._crc = Crc64Nvme()
+        self._spool = spool
+        self.path = path.with_suffix(PART)
+        self._path = path
+        self._next_check = CHECK_BYTES
+        self._room = spool.max_bytes - spool.used_bytes() if spool.max_bytes else None
+        with _trouble():
+            self._file = open(self.path, "xb", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # tells that its writer lives
+
+    @property
+    def crc64nvme(self) -> str:
+        """Base64 of the CRC64NVME of what was written, as S3 writes it."""
+        return self._crc.text()
+
+    def write(self, chunk: bytes) -> None:
+        """Append a chunk of bytes.
+
+        Raises:
+            Busy: there is no more room.
+            SpoolUnavailable: the spool cannot be written.
+        """
+        if self._room is not None and self.size + len(chunk) > self._room:
+            raise Busy("The spool is full; try again later.")
+        view = memoryview(chunk)
+        with _trouble():
+            while view:
+                view = view[self._file.write(view) :]
+        self._crc.update(chunk)
+        self.size += len(chunk)
+        if self.size >= self._next_check:
+            self._next_check += CHECK_BYTES
+            self._spool.require(0)
+
+    def keep(self) -> None:
+        """Let the file stay in the spool; with fsync it then outlives a power loss.
+
+        Raises:
+            Busy: the disk is full.
+            SpoolUnavailable: the spool cannot be written, or is another one by now.
+        """
+        with _trouble():
+            if self._spool.fsync:
+                os.fsync(self._file.fileno())
+            self.path.rename(self._path)
+            self._file.close()
+            if self._spool.fsync:
+                _fsync_folder(self._path.parent)
+        self._spool.check()  # its row will say that the bytes are in this spool
+
+    def release(self) -> None:
+        """Let the kept file stay whatever happens from now on."""
+        self.is_released = True
+
+    def discard(self) -> None:
+        """Leave nothing of the file, as far as the spool can be written."""
+        self._file.close()
+        for path in (self.path, self._path):
+            _remove(path)
+
+
+class Spool:
+    """A folder of spooled files, each named by its File id.
+
+    Whether the folder is the one of a moment ago is looked at before anything is accepted, or said to be lost.
+
+    Args:
+        folder: where the files are; made if missing.
+        max_bytes: how much it may hold; 0 for as much as the disk.
+        fsync: whether a kept file must outlive a power loss.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = 0, fsync: bool = False) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.fsync = fsync
+        self._used, self._next_count, self._counting = 0, 0.0, threading.Lock()
+        self._identity = Identity(folder)
+        self.check, self.is_here = self._identity.check, self._identity.is_here
+
+    @property
+    def id(self) -> str:
+        """Its identity, which moves with the folder; empty as long as the folder cannot be used."""
+        return self._identity.id
+
+    def check_writable(self) -> None:
+        """See that it is there, and not read-only.
+
+        Raises:
+            SpoolUnavailable: it is not.
+        """
+        self.check()
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise SpoolUnavailable("The spool cannot be written; try again later.")
+
+    def require(self, more: int) -> None:
+        """See that so many more bytes fit, on the disk and under the spool's own limit.
+
+        Raises:
+            Busy: they do not.
+            SpoolUnavailable: the spool is not there.
+        """
+        self.check()
+        with _trouble():
+            free = shutil.disk_usage(self.folder).free
+        if free < more:
+            raise Busy("The disk is full; try again later.")
+        if self.max_bytes and self.used_bytes() + more > self.max_bytes:
+            raise Busy("The spool is full; try again later.")
+
+    def capacity_bytes(self) -> int:
+        """Return how much the spool may hold: its own limit, or its disk where that is smaller."""
+        with _trouble():
+            disk_bytes = shutil.disk_usage(self.folder).total
+        return min(self.max_bytes or disk_bytes, disk_bytes)
+
+    def has_room(self, more: int) -> bool:
+        """Return True if so many more bytes fit, as far as anyone knows."""
+        try:
+            self.require(more)
+        except UploadError:
+            return False
+        return True
+
+    def used_bytes(self) -> int:
+        """The size of all its files, whole and half, counted anew every half second; a large spool more seldom."""
+        is_first = not self._next_count  # else the last count will do while another thread counts
+        if time.monotonic() >= self._next_count and self._counting.acquire(blocking=is_first):
+            try:
+                self._count()
+            finally:
+                self._counting.release()
+        return self._used
+
+    def _count(self) -> None:
+        began = time.monotonic()
+        if began >= self._next_count:  # nobody has counted while this thread waited
+            with suppress(OSError):  # then it is not there, and comes back with what it held
+                self._used = sum(_size(entry) for entry in os.scandir(self.folder))
+            ended = time.monotonic()
+            self._next_count = ended + max(USAGE_SECONDS, USAGE_PAUSE * (ended - began))
+
+    @contextmanager
+    def receive(self, file_id: str, expected_bytes: int = 0) -> Iterator[Incoming]:
+        """Write a new file. Unless the block releases it, nothing of it stays when the block raises.
+
+        Args:
+            file_id: its name.
+            expected_bytes: about how large it will be; 0 if nobody knows.
+
+        Raises:
+            Busy: there is no room for it.
+            SpoolUnavailable: the spool is not there, or cannot be written.
+        """
+        self.require(expected_bytes)
+        incoming = Incoming(self, self._path(file_id), expected_bytes)
+        try:
+            yield incoming
+        except BaseException:
+            if not incoming.is_released:
+                incoming.discard()
+            raise
+
+    def open(self, file_id: str) -> BinaryIO:
+        """Open a kept file for reading.
+
+        Raises:
+            FileNotFoundError: it is not in this spool.
+            SpoolUnavailable: the spool is not there.
+        """
+        path = self._path(file_id)
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            self.check()
+            return path.open("rb")  # the spool may have come back in between
+
+    def has(self, file_id: str) -> bool:
+        """Returns True if it keeps the file.
+
+        Raises:
+            SpoolUnavailable: the spool is not there.
+        """
+        path = self._path(file_id)
+        with _trouble():
+            if path.exists():
+                return True
+            self.check()
+            return path.exists()
+
+    def drop(self, file_id: str) -> bool:
+        """Remove a kept file, which may be gone already. Returns False if it may be there still."""
+        self._next_count = min(self._next_count, time.monotonic())  # so that the room is seen at once
+        return _remove(self._path(file_id)) and self.is_here()
+
+    def kept(self) -> list[str]:
+        """Return the ids of all kept files.
+
+        Raises:
+            SpoolUnavailable: the spool is not there.
+        """
+        with _trouble():
+            return [name for name in os.listdir(self.folder) if FILE_ID.fullmatch(name)]
+
+    def age_seconds(self, file_id: str) -> float:
+        """How long ago a kept file was written; 0 if it is gone."""
+        try:
+            return time.time() - self._path(file_id).stat().st_mtime
+        except FileNotFoundError:
+            return 0
+
+    def drop_abandoned_parts(self) -> None:
+        """Remove half files whose writer is dead; a living one holds a lock."""
+        for part in self.folder.glob(f"*{PART}"):
+            with suppress(OSError), part.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - part.stat().st_mtime > PART_GRACE_SECONDS:
+                    part.unlink()
+
+    def _path(self, file_id: str) -> Path:
+        if not FILE_ID.fullmatch(file_id):
+            raise ValueError("not a File id")
+        return self.folder / file_id
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:  # dropped in between
+        return 0
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file. Returns False if that fails, as on a read-only disk."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be removed from the spool: %s", path.name, error)
+        return False
+    return True
+
+
+@contextmanager
+def _trouble() -> Iterator[None]:
+    """Tell a full disk from one that is gone, read-only or broken; neither is the upload's fault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise Busy("The spool is full; try again later.") from error
+        log.warning("the spool cannot be used: %s", error)
+        raise SpoolUnavailable("The spool cannot be used; try again later.") from error
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What a client is shown: Files, listings, contents and pages."""

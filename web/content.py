@@ -1,0 +1,98 @@
+"""GET /files/<id>/content: the bytes, by a short-lived address in S3 or through this service."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, redirect, request
+from sqlalchemy import Row
+from werkzeug.http import http_date
+from werkzeug.wrappers import Response as BaseResponse
+
+from core.errors import Conflict, InvalidQuery
+from core.services import services
+from models import UploadStatus
+from web.disposition import attachment
+from web.ranges import asked_span, is_not_modified
+from web.representation import own_file
+
+bp = Blueprint("content", __name__)
+
+REDIRECT_SECONDS = 60
+# Whatever the bytes are, a browser must neither show nor run them at our address.
+SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
+
+
+@bp.get("/files/<file_id>/content")
+def content(file_id: str) -> BaseResponse:
+    """Give a file's bytes, always as a download.
+    ---
+    get:
+      operationId: getContent
+      tags: [Files]
+      parameters: [FileId, Proxy, Range, IfRange, IfMatch, IfNoneMatch, IfModifiedSince, IfUnmodifiedSince]
+      responses:
+        200: Bytes
+        206: SomeBytes
+        302: Redirect
+        304: NotModified
+        400: InvalidQuery
+        404: NotFound
+        409: Conflict
+        412: PreconditionFailed
+        416: NoSuchBytes
+        502: StoreError
+    """
+    row, proxy = own_file(file_id), request.args.getlist("proxy")
+    if proxy not in ([], ["1"]):
+        raise InvalidQuery("proxy can only be 1.")
+    if row.upload_status != UploadStatus.COMPLETE:
+        raise Conflict("The file is not in S3.", row.id)
+    if proxy:
+        return _stream(row)
+    if request.method == "HEAD":
+        return _outline(row)
+    address = services().store.presigned_url(row.key, attachment(row.name), REDIRECT_SECONDS)
+    response = redirect(address, HTTPStatus.FOUND)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _stream(row: Row[Any]) -> Response:
+    response = Response(headers=SAFE)
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Last-Modified"] = http_date(row.completed_at)
+    response.set_etag(row.id)  # the bytes of an id never change
+    if is_not_modified(request, row.id, row.completed_at):
+        response.status_code = HTTPStatus.NOT_MODIFIED
+        return response
+    _describe(response, row)
+    span = asked_span(request, row.size, row.id, row.completed_at)
+    start, stop = span or (0, row.size)
+    if span:
+        response.status_code = HTTPStatus.PARTIAL_CONTENT
+        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{row.size}"
+    response.content_length = stop - start
+    if request.method != "HEAD" and stop > start:
+        response.response = services().store.read(row.key, start, stop)
+    return response
+
+
+def _outline(row: Row[Any]) -> Response:
+    """Answer HEAD of an address whose GET redirects to S3.
+
+    A link is signed for one method, and who asks by HEAD often goes on by GET where HEAD ended: so that is here.
+    ETag and Last-Modified are left out, since those that come with the bytes are S3's.
+    """
+    response = Response(headers=SAFE)
+    _describe(response, row)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _describe(response: Response, row: Row[Any]) -> None:
+    response.headers["Content-Type"] = row.content_type
+    response.headers["Content-Disposition"] = attachment(row.name)
+    response.headers["Accept-Ranges"] = "bytes"
+    response.content_length = row.size

@@ -1,0 +1,115 @@
+"""The page at `/`, and what the upload addresses say to somebody who only looks."""
+
+from __future__ import annotations
+
+import shlex
+from typing import NamedTuple
+
+from flask import Blueprint, Response, jsonify, make_response, render_template, request
+
+from access import auth
+from intake import chunked_forms
+from models import Mode
+
+bp = Blueprint("pages", __name__)
+
+# No inline style and no inline script: a file name that became markup could do nothing.
+POLICY = (
+    "default-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+
+class ModeText(NamedTuple):
+    """What a mode promises."""
+
+    answer: str
+    """To a program that asks how to upload."""
+    promise: str
+    """On the page."""
+
+
+MODES = {
+    Mode.NORMAL: ModeText(
+        answer="201 when the file is in S3",
+        promise="The request itself. You wait until it is there.",
+    ),
+    Mode.ASYNC: ModeText(
+        answer="202 at once; a background thread brings it to S3",
+        promise="A background thread. You have your answer at once.",
+    ),
+    Mode.CELERY: ModeText(
+        answer="202 at once; a Celery worker brings it to S3",
+        promise="A worker over Redis. You have your answer at once.",
+    ),
+}
+
+
+@bp.get("/")
+@auth.public
+def index() -> Response:
+    """Show the page to a browser; tell any other client what this is and where to go.
+    ---
+    get: {operationId: getIndex, tags: [Service], responses: {200: Index}}
+    """
+    if _wants_page():
+        return _page(Mode.ASYNC)
+    return _varied(
+        jsonify(
+            name="Ferryman",
+            description="Takes a file, answers at once, and lands it in S3 exactly once.",
+            endpoints={
+                "POST /normal_upload": "upload inside the request; 201 when the file is in S3",
+                "POST /async_upload": "upload by a background thread; 202 at once",
+                "POST /celery_upload": "upload by a Celery worker; 202 at once",
+                "GET /files": "your files, newest first; limit, cursor, status, mode, name",
+                "GET /files/<id>": "the file and its status: PENDING, PROCESSING, COMPLETE or ERROR",
+                "GET /files/<id>/content": "the bytes, as a download",
+                "DELETE /files/<id>": "delete the file",
+                "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
+                "GET /files/<id>/events": "what becomes of the file, as server-sent events",
+                "GET /events": "what becomes of all your files",
+                "GET /docs": "how to use all this",
+                "GET /openapi.json": "the same for programs (OpenAPI 3.1)",
+                "GET /healthz": "whether the process lives",
+                "GET /readyz": "whether database, bucket and broker answer",
+                "GET /metrics": "what was counted, for Prometheus",
+            },
+        )
+    )
+
+
+@bp.get("/normal_upload", defaults={"mode": Mode.NORMAL})
+@bp.get("/async_upload", defaults={"mode": Mode.ASYNC})
+@bp.get("/celery_upload", defaults={"mode": Mode.CELERY})
+@auth.public
+def upload_help(mode: Mode) -> Response:
+    """Show a browser the page with this mode chosen; tell any other client how to send a file.
+    ---
+    get: {operationId: getHelp, tags: [Service], responses: {200: Help}}
+    """
+    chunked_forms.refuse_look_up(request.args)
+    if _wants_page():
+        return _page(mode)
+    host = request.headers.get("Host") or request.host  # as it was sent: not every name can be shown in Unicode
+    example = f"curl -F file=@report.pdf {shlex.quote(f'{request.scheme}://{host}{request.path}')}"
+    return _varied(
+        jsonify(description="Post one file, in the form field 'file'.", answer=MODES[mode].answer, example=example)
+    )
+
+
+def _wants_page() -> bool:
+    """Whether the client likes HTML better than JSON; one that takes anything gets JSON."""
+    return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+
+
+def _page(mode: Mode) -> Response:
+    response = _varied(make_response(render_template("index.html", modes=MODES, chosen=mode)))
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def _varied(response: Response) -> Response:
+    response.vary.add("Accept")
+    return response

@@ -1,0 +1,53 @@
+"""A File as the outside sees it: found by its owner, shown as JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row
+from werkzeug.exceptions import NotFound
+
+from access import auth
+from models import File, FileRow
+
+
+def own_file(file_id: str) -> Row[Any]:
+    """Find a File of whoever asks.
+
+    Raises:
+        NotFound: there is none, or it is another's.
+    """
+    row = File.find_own(file_id, auth.owner())
+    if row is None:
+        raise NotFound("There is no such file.")
+    return row
+
+
+def file_json(row: FileRow) -> dict[str, Any]:
+    """Shape a File as every answer shows it."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "upload_status": row.upload_status,
+        "mode": row.mode,
+        "url": row.url,
+        "key": row.key,
+        "size": row.size,
+        "content_type": row.content_type,
+        "detected_type": row.detected_type,
+        "sha256": row.sha256,
+        "bytes_sent": row.bytes_sent,
+        "attempts": row.attempts,
+        "error": row.error,
+        "created_at": rfc3339(row.created_at),
+        "updated_at": rfc3339(row.updated_at),
+        "completed_at": rfc3339(row.completed_at),
+    }
+
+
+def rfc3339(moment: datetime | None) -> str | None:
+    """Write a moment in UTC as RFC 3339 has it."""
+    if moment is None:
+        return None
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
