@@ -10,8 +10,16 @@ COPY --from=build /venv /venv
 WORKDIR /app
 COPY *.py ./
 COPY migrations migrations
-COPY templates templates
-COPY static static
+COPY core core
+COPY storage storage
+COPY access access
+COPY intake intake
+COPY delivery delivery
+COPY events events
+COPY web web
+COPY openapi openapi
+COPY ops ops
+COPY ferryman ferryman
 ENV OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none OTEL_SERVICE_NAME=ferryman
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=5000 SPOOL_DIR=/spool PROMETHEUS_MULTIPROC_DIR=/tmp/metrics
 USER 10001:10001

@@ -13,7 +13,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=./var)
-	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python run.py
+	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python -m local.run
 
 test: .venv/test ## Run all tests on real servers, with coverage (ARGS="-k contract")
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not fuzz and not soak and not scale" $(ARGS)
@@ -22,7 +22,7 @@ faults: .venv/test ## Run the whole fault kit: everything that can die, at every
 	@$(BIN)/python -m pytest tests/faults -m "not soak" $(ARGS)
 
 fuzz: .venv/test ## Let schemathesis try a whole service on both databases, each for FUZZ_SECONDS=120 (SEED=...)
-	@$(BIN)/python -m pytest tests/test_openapi.py -s -m fuzz $(ARGS)
+	@$(BIN)/python -m pytest tests/openapi/test_openapi.py -s -m fuzz $(ARGS)
 
 soak: .venv/test ## Load with random faults for SOAK_SECONDS=240
 	@$(BIN)/python -m pytest tests/faults -s -m soak $(ARGS)
@@ -40,7 +40,7 @@ bench-quick: .venv/bench ## The same with few samples, in under 2 minutes
 	@exec $(BIN)/python -m bench --quick
 
 pictures: .venv/test ## Make the pictures of the page for the docs
-	@$(BIN)/python -m tests.pictures
+	@$(BIN)/python -m tests.kit.pictures
 
 openapi: .venv/test ## Publish the API's document as docs/openapi.json
 	@S3_BUCKET_NAME=any SPOOL_DIR=var/openapi $(BIN)/python -c 'import json, app; print(json.dumps(app.create_app().extensions["openapi"], indent=2))' > docs/openapi.json

@@ -23,6 +23,7 @@ from events import streams, webhooks
 from events.bell import Bell
 from events.hub import Hub
 from events.webhook_sender import SENDERS
+from intake import upload_help
 from models import Mode
 from openapi import document as openapi_document
 from ops import cli, health, scrape
@@ -49,7 +50,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
         SystemExit: one of the process's environment is; one line says which.
     """
     config = Config.of_process() if env is None else Config.from_mapping(env)
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder="web/static", template_folder="web/templates")
     app.json = JSONProvider(app)
     app.url_map.merge_slashes = False  # the router would redirect to an address with the client's Host in it
     logs.init_app(app)
@@ -65,8 +66,8 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     throttle.init_app(app)
     event_log.init_app(app)
     webhooks.init_app(app)
-    for blueprint in (pages.bp, routes.bp, listing.bp, content.bp, streams.bp, health.bp, scrape.bp):
-        app.register_blueprint(blueprint)
+    for view in (pages, upload_help, routes, listing, content, streams, health, scrape):
+        app.register_blueprint(view.bp)
     openapi_document.init_app(app)
     cli.init_app(app)
     if config.TRUSTED_PROXIES:

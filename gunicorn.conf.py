@@ -20,7 +20,7 @@ load_dotenv()
 
 ours = Config.of_process()
 bind = ours.bind
-worker_class = "patience.Worker"
+worker_class = "ops.server.patient_worker.Worker"
 workers = ours.WEB_CONCURRENCY
 # A slow upload holds a thread, and one process may get nearly all of them; see docs/slow-clients.md.
 # Those who watch hold threads of their own, so that they never take one from an upload.

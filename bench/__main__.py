@@ -22,7 +22,7 @@ from bench.results import Results
 from bench.servers import RESULTS, RealStore, Sink
 from bench.table import lines, rows
 from bench.works import Bench, Files
-from tests.stack import ROOT, RedisServer, Web
+from tests.kit.stack import ROOT, RedisServer, Web
 
 BYTES = {"100 kB": MB // 10, "1 MB": MB, "10 MB": 10 * MB, "100 MB": 100 * MB, "200 MB": 200 * MB,
          "600 MB": 600 * MB, "1 GB": 1000 * MB}  # fmt: skip

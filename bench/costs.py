@@ -27,7 +27,7 @@ from sqlalchemy import create_engine, text
 from core import database
 from core.database import db, utcnow
 from models import File
-from tests.stack import PostgresServer, RedisServer, S3Server, Service, Web, Worker, wait_for
+from tests.kit.stack import PostgresServer, RedisServer, S3Server, Service, Web, Worker, wait_for
 
 RESULTS = Path(__file__).parent / "results" / "costs.json"
 KB, MB = 1_000, 1_000_000

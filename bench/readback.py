@@ -17,7 +17,7 @@ from file import upload_file
 from storage.checksum import Crc64Nvme
 from storage.s3.requests import ObjectInfo
 from storage.store import Store
-from tests.stack import S3Server
+from tests.kit.stack import S3Server
 
 SIZES = {"100 kB": MB // 10, "10 MB": 10 * MB, "100 MB": 100 * MB}
 ROUNDS = 7

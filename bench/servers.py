@@ -21,7 +21,7 @@ from bench import client
 from config import Config
 from local import servers as local_servers
 from storage.store import Store
-from tests.stack import ROOT, RedisServer, S3Server, Service, Web, Worker, wait_for
+from tests.kit.stack import ROOT, RedisServer, S3Server, Service, Web, Worker, wait_for
 
 RESULTS = ROOT / "bench" / "results"
 BUCKET = "bench"

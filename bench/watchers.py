@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bench import client
 from bench.servers import Sink, ours, running, s3_settings, started
-from tests.stack import RedisServer
-from tests.watchers import Watcher, attend
+from tests.kit.stack import RedisServer
+from tests.kit.watchers import Watcher, attend
 
 WATCHERS, UPLOADS, CLIENTS, ROUNDS = 200, 20, 4, 9
 SIZE = 1_000_000

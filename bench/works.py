@@ -21,7 +21,7 @@ from bench.delivery import MB
 from bench.memory import Peak
 from bench.results import Results
 from bench.servers import Destination, PortServer, Stack
-from tests.stack import ROOT
+from tests.kit.stack import ROOT
 
 MODES = ("normal", "async", "celery")
 CLIENTS = 32

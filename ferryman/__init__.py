@@ -1,1 +1,5 @@
 """The client of a Ferryman service."""
+
+from ferryman.client import Client, ClientError, File, Problem, TimedOut, Unreachable
+
+__all__ = ["Client", "ClientError", "File", "Problem", "TimedOut", "Unreachable"]

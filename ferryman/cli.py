@@ -1,4 +1,4 @@
-"""The client's commands, `upload` and `watch`: in `flask`, and as `python client.py` where no service is."""
+"""The client's commands, `upload` and `watch`: as `ferryman`, and in `flask`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ferryman.client import Client, ClientError, File, Problem, TimedOut, Unreac
 OK, FAILED, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
 DEFAULT_ADDRESS = "http://localhost:5000"
 STDIN = "-"
+PROGRAM = "ferryman"
 EPILOG = """\b
 Exit codes:
   0    every file is COMPLETE (without --watch: accepted)
@@ -127,8 +128,7 @@ def _size(source: str) -> int:
 
 def _resume(ctx: click.Context, service: Service, ids: Iterable[str]) -> str:
     """The command that goes on watching; the key is left to the environment."""
-    program = ctx.find_root().info_name or ""
-    words = ["python", program] if program.endswith(".py") else program.split()
+    words = (ctx.find_root().info_name or PROGRAM).split()
     words += itertools.takewhile(lambda word: word != ctx.info_name, sys.argv[1:])
     words += ["watch", *ids]
     if service.to != DEFAULT_ADDRESS:
@@ -275,7 +275,3 @@ def _write(line: str, stream: TextIO | None = None) -> None:
     encoding = stream.encoding or "utf-8"
     tqdm.write(safe.encode(encoding, "backslashreplace").decode(encoding), stream)
     stream.flush()
-
-
-if __name__ == "__main__":
-    main()

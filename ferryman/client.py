@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import random
-import runpy
 import secrets
 import shutil
 import string
@@ -396,7 +395,3 @@ def _seconds(retry_after: str) -> float:
         return Retry().parse_retry_after(retry_after)
     except InvalidHeader:
         return 0
-
-
-if __name__ == "__main__":
-    runpy.run_path(str(Path(__file__).with_name("client_cli.py")), run_name="__main__")

@@ -58,7 +58,7 @@ def _service() -> Iterator[str]:
     settings |= {"HOST": local_servers.LOOPBACK, "PORT": str(port), "DATA_DIR": str(data)}
     with (data / "service.log").open("wb") as log:
         process = psutil.Popen(
-            [sys.executable, "run.py"],
+            [sys.executable, "-m", "local.run"],
             cwd=ROOT,
             env={**os.environ, **settings},
             stdin=subprocess.DEVNULL,
@@ -138,11 +138,11 @@ def _watch(locust: psutil.Popen, port: int, seconds: int) -> dict[str, float]:
 
 
 def _listener(port: int) -> psutil.Process | None:
-    """The process at the top of the service that listens on a port: run.py, or whoever started it."""
+    """The process at the top of the service that listens on a port: local.run, or whoever started it."""
     for connection in psutil.net_connections("tcp4"):
         if connection.laddr and connection.laddr[1] == port and connection.status == "LISTEN" and connection.pid:
             listening = psutil.Process(connection.pid)
-            starters = [above for above in listening.parents() if above.cmdline()[-1:] == ["run.py"]]
+            starters = [above for above in listening.parents() if above.cmdline()[-1:] == ["local.run"]]
             return [listening, *starters][-1]
     return None
 

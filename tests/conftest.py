@@ -18,9 +18,9 @@ from app import create_app
 from config import Config
 from core.database import db
 from storage.store import Store
-from tests.browser import launch
-from tests.faults.proxy import Proxy
-from tests.stack import PostgresServer, RedisServer, S3Server
+from tests.kit.browser import launch
+from tests.kit.proxy import Proxy
+from tests.kit.stack import PostgresServer, RedisServer, S3Server
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

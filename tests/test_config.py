@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config import Config, ConfigError
-from tests.stack import ROOT
+from tests.kit.stack import ROOT
 
 NEEDED = {"S3_BUCKET_NAME": "bucket"}
 READ_BY_OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT"}
@@ -127,7 +127,7 @@ def test_the_example_names_nothing_that_nobody_reads() -> None:
     named = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]*)=", example, re.MULTILINE))
     assert named - {setting.name for setting in fields(Config)} == READ_BY_OTHERS
     for name in READ_BY_CLIENT:
-        assert f'envvar="{name}"' in (ROOT / "client_cli.py").read_text()
+        assert f'envvar="{name}"' in (ROOT / "ferryman" / "cli.py").read_text()
 
 
 def test_the_example_has_every_setting_with_its_default() -> None:

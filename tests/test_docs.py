@@ -28,8 +28,8 @@ from delivery import lease
 from events import webhook_sender, webhooks
 from ferryman.client import File
 from local import servers as local_servers
-from tests.stack import ROOT, wait_for
-from tests.test_slow_clients import NGINX
+from tests.kit.stack import ROOT, wait_for
+from tests.ops.test_slow_clients import NGINX
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*) *(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
@@ -97,7 +97,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Pat
     port, data = local_servers.free_port(), folder / "data"
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PORT": str(port), "DATA_DIR": str(data)}
     with (folder / "run.log").open("wb") as log:
-        run = subprocess.Popen([sys.executable, "run.py"], cwd=ROOT, env=env, stdout=log, stderr=log)
+        run = subprocess.Popen([sys.executable, "-m", "local.run"], cwd=ROOT, env=env, stdout=log, stderr=log)
     try:
         wait_for(lambda: "Ferryman is ready" in (folder / "run.log").read_text(errors="replace"), 60)
         yield port, data
@@ -108,8 +108,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Pat
 
 def newcomers_folder(folder: Path, data: Path) -> None:
     """Make a folder look like Ferryman's own beside `make run`, with some files to upload."""
-    for name in (*(path.name for path in ROOT.glob("*.py")), "migrations", "templates", "static", "deploy"):
-        (folder / name).symlink_to(ROOT / name)
+    for path in [
+        *ROOT.glob("*.py"),
+        *(path.parent for path in ROOT.glob("*/__init__.py")),
+        ROOT / "migrations",
+        ROOT / "deploy",
+    ]:
+        (folder / path.name).symlink_to(path)
     (folder / "var").symlink_to(data)
     for name, content in SAMPLES.items():
         (folder / name).write_bytes(content)
@@ -185,7 +190,7 @@ def test_what_a_document_names_exists(document: Path) -> None:
         assert f"def {name}(" in tests, name
     for name in re.findall(r"\btest_\w+\.py", text):
         assert list((ROOT / "tests").rglob(name)), name
-    measured = (ROOT / "metrics.py").read_text() + (ROOT / "scrape.py").read_text()
+    measured = (ROOT / "core" / "metrics.py").read_text() + (ROOT / "ops" / "scrape.py").read_text()
     for name in re.findall(r"\bferryman_\w+", text):
         assert f'"{name.removesuffix("_total")}"' in measured, name
     for cause in re.findall(r'cause="(\w+)"', text):

@@ -17,7 +17,7 @@ from file import adopt_file, media_type, process_file_to_stream, rename_file, up
 from storage.s3.requests import ObjectInfo
 from storage.spool import Spool
 from storage.store import Store
-from tests.stack import S3Server
+from tests.kit.stack import S3Server
 
 KEY = re.compile(r"\d{14}--[A-Za-z0-9._-]{1,100}-[0-9a-f]{16}\.[a-z0-9_.-]{1,16}", re.ASCII)
 

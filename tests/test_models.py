@@ -16,7 +16,7 @@ from sqlalchemy import Row, inspect
 from core import database
 from core.database import db, utcnow
 from models import File, UploadStatus
-from tests.stack import ROOT
+from tests.kit.stack import ROOT
 
 LEASE = 30
 

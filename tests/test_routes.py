@@ -16,7 +16,7 @@ from redis import Redis
 
 from app import create_app
 from delivery.queue import spool_queue
-from tests.stack import RedisServer, S3Server, wait_for
+from tests.kit.stack import RedisServer, S3Server, wait_for
 
 INLINE = 1000
 

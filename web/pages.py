@@ -1,14 +1,12 @@
-"""The page at `/`, and what the upload addresses say to somebody who only looks."""
+"""The page at `/`."""
 
 from __future__ import annotations
 
-import shlex
 from typing import NamedTuple
 
 from flask import Blueprint, Response, jsonify, make_response, render_template, request
 
 from access import auth
-from intake import chunked_forms
 from models import Mode
 
 bp = Blueprint("pages", __name__)
@@ -52,9 +50,9 @@ def index() -> Response:
     ---
     get: {operationId: getIndex, tags: [Service], responses: {200: Index}}
     """
-    if _wants_page():
-        return _page(Mode.ASYNC)
-    return _varied(
+    if wants_page():
+        return page(Mode.ASYNC)
+    return varied(
         jsonify(
             name="Ferryman",
             description="Takes a file, answers at once, and lands it in S3 exactly once.",
@@ -79,37 +77,20 @@ def index() -> Response:
     )
 
 
-@bp.get("/normal_upload", defaults={"mode": Mode.NORMAL})
-@bp.get("/async_upload", defaults={"mode": Mode.ASYNC})
-@bp.get("/celery_upload", defaults={"mode": Mode.CELERY})
-@auth.public
-def upload_help(mode: Mode) -> Response:
-    """Show a browser the page with this mode chosen; tell any other client how to send a file.
-    ---
-    get: {operationId: getHelp, tags: [Service], responses: {200: Help}}
-    """
-    chunked_forms.refuse_look_up(request.args)
-    if _wants_page():
-        return _page(mode)
-    host = request.headers.get("Host") or request.host  # as it was sent: not every name can be shown in Unicode
-    example = f"curl -F file=@report.pdf {shlex.quote(f'{request.scheme}://{host}{request.path}')}"
-    return _varied(
-        jsonify(description="Post one file, in the form field 'file'.", answer=MODES[mode].answer, example=example)
-    )
-
-
-def _wants_page() -> bool:
-    """Whether the client likes HTML better than JSON; one that takes anything gets JSON."""
+def wants_page() -> bool:
+    """Returns True if the client prefers HTML to JSON; one that takes anything gets JSON."""
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
-def _page(mode: Mode) -> Response:
-    response = _varied(make_response(render_template("index.html", modes=MODES, chosen=mode)))
+def page(mode: Mode) -> Response:
+    """Answer the page, with a mode chosen."""
+    response = varied(make_response(render_template("index.html", modes=MODES, chosen=mode)))
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cache-Control"] = "no-cache"
     return response
 
 
-def _varied(response: Response) -> Response:
+def varied(response: Response) -> Response:
+    """Say that the answer depends on what the client accepts."""
     response.vary.add("Accept")
     return response

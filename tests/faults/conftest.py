@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.kit import Kit, Result
-from tests.stack import PostgresServer, RedisServer, S3Server
+from tests.kit.stack import PostgresServer, RedisServer, S3Server
 
 RESULTS: list[Result] = []
 

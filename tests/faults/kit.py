@@ -21,8 +21,8 @@ from sqlalchemy import create_engine, text
 from config import Config
 from storage.s3 import probe as s3_probe
 from storage.store import Store
-from tests.faults.proxy import Link, Proxy
-from tests.stack import BUCKET, ROOT, PostgresServer, RedisServer, S3Server, Service, Web, Worker, wait_for
+from tests.kit.proxy import Link, Proxy
+from tests.kit.stack import BUCKET, ROOT, PostgresServer, RedisServer, S3Server, Service, Web, Worker, wait_for
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from tests.faults.kit import NAME, Kit, Result, Strike, finishes_object, starts_upload
-from tests.faults.proxy import Link
-from tests.stack import Service
+from tests.kit.proxy import Link
+from tests.kit.stack import Service
 
 MODES = ["normal", "async", "celery"]
 MID_PART = 1_000_000

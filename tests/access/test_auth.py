@@ -1,0 +1,226 @@
+"""Keys and owners: every address and verb with every kind of key, and nobody sees a stranger's file."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from access import throttle
+from access.keys import METRICS, all_keys, create_key, revoke_key
+from tests.conftest import running_app
+from tests.kit.stack import RedisServer, wait_for
+
+NO_SUCH_ID = "0" * 32
+PUBLIC = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>"}
+HELPFUL = {"/normal_upload", "/async_upload", "/celery_upload"}
+
+
+@pytest.fixture
+def env(env: dict[str, str], redis_server: RedisServer) -> dict[str, str]:
+    with redis_server.client as client:
+        client.flushdb()  # what other tests have counted in this minute
+    return {**env, "AUTH": "required"}
+
+
+class Keys:
+    """A key of every kind."""
+
+    def __init__(self, app: Flask) -> None:
+        with app.app_context():
+            self.alice, self.bob = create_key("alice"), create_key("bob")
+            self.revoked = create_key("alice")
+            self.metrics = create_key("prometheus", METRICS)
+            assert revoke_key(self.revoked.split("_")[1])
+            assert not revoke_key(self.revoked.split("_")[1])
+        self.wrong = self.alice[:-1] + ("A" if self.alice[-1] != "A" else "B")
+
+
+@pytest.fixture
+def keys(app: Flask) -> Keys:
+    return Keys(app)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def upload(client: FlaskClient, key: str, mode: str = "async", **headers: str) -> Any:
+    form = {"file": (BytesIO(b"hello"), "a.txt")}
+    return client.post(f"/{mode}_upload", data=form, headers={**bearer(key), **headers})
+
+
+def routes(app: Flask) -> list[tuple[str, str]]:
+    """Every verb of every address."""
+    return sorted((rule.rule, verb) for rule in app.url_map.iter_rules() for verb in rule.methods or ())
+
+
+def ask(client: FlaskClient, rule: str, verb: str, file_id: str, headers: dict[str, str]) -> Any:
+    address = rule.replace("<file_id>", file_id).replace("<path:filename>", "x")
+    body = {"file": (BytesIO(b"hello"), "a.txt")} if rule.endswith("_upload") else None
+    return client.open(address, method=verb, headers=headers, data=body)
+
+
+def is_public(rule: str, verb: str) -> bool:
+    """Whether it needs no key: OPTIONS and a look at an upload address tell nothing of any file."""
+    return rule in PUBLIC or verb == "OPTIONS" or (rule in HELPFUL and verb in ("GET", "HEAD"))
+
+
+def test_without_a_right_key_nothing_opens_but_what_is_public(
+    app: Flask, client: FlaskClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "FAILURES_PER_WINDOW", 10_000)
+    file_id = upload(client, keys.alice).json["id"]
+    attempts = {
+        "no key": {},
+        "empty": {"Authorization": ""},
+        "no scheme": {"Authorization": keys.alice},
+        "another scheme": {"Authorization": f"Basic {keys.alice}"},
+        "malformed": bearer("x"),
+        "half": bearer(keys.alice.rpartition("_")[0]),
+        "another prefix": bearer(keys.alice.replace("fm_", "fx_", 1)),
+        "not ASCII": {"Authorization": "Bearer fm_\u00e9_\u00e9"},
+        "wrong": bearer(keys.wrong),
+        "revoked": bearer(keys.revoked),
+    }
+    seen = set()
+    for rule, verb in routes(app):
+        for name, headers in attempts.items():
+            answer = ask(client, rule, verb, file_id, headers)
+            if is_public(rule, verb):
+                assert answer.status_code not in (401, 500), (rule, verb, name)
+                continue
+            seen.add(rule)
+            assert answer.status_code == 401, (rule, verb, name)
+            assert answer.headers["WWW-Authenticate"] == 'Bearer realm="Ferryman"'
+            assert answer.content_type == "application/problem+json"
+    assert {"/files", "/files/<file_id>", "/files/<file_id>/content", "/async_upload"} <= seen
+
+
+def test_a_key_opens_what_it_is_for_and_nothing_else(app: Flask, client: FlaskClient, keys: Keys) -> None:
+    file_id = upload(client, keys.alice).json["id"]
+    for rule, verb in routes(app):
+        if is_public(rule, verb):
+            continue
+        is_for_metrics = rule == "/metrics"
+        role_key, other_key = (keys.metrics, keys.alice) if is_for_metrics else (keys.alice, keys.metrics)
+        assert ask(client, rule, verb, file_id, bearer(other_key)).status_code == 403, (rule, verb)
+        if verb != "DELETE":
+            assert ask(client, rule, verb, file_id, bearer(role_key)).status_code not in (401, 403), (rule, verb)
+
+
+def test_a_strangers_file_is_like_one_that_does_not_exist(app: Flask, client: FlaskClient, keys: Keys) -> None:
+    file_id = upload(client, keys.alice).json["id"]
+    tried = 0
+    for rule, verb in routes(app):
+        if "<file_id>" not in rule or verb == "OPTIONS":
+            continue
+        tried += 1
+        theirs = ask(client, rule, verb, file_id, bearer(keys.bob))
+        nobodys = ask(client, rule, verb, NO_SUCH_ID, bearer(keys.bob))
+        assert theirs.status_code == nobodys.status_code == 404, (rule, verb)
+        assert theirs.data == nobodys.data
+        assert set(theirs.headers.keys()) == set(nobodys.headers.keys())
+    assert tried >= 5
+    assert ask(client, "/files", "GET", "", bearer(keys.bob)).json["files"] == []
+    mine: Any = client.get("/files", headers=bearer(keys.alice)).json
+    assert [row["id"] for row in mine["files"]] == [file_id]
+
+
+def test_a_strangers_file_takes_as_long_as_one_that_does_not_exist(client: FlaskClient, keys: Keys) -> None:
+    file_id = upload(client, keys.alice).json["id"]
+    times: dict[str, list[float]] = {file_id: [], NO_SUCH_ID: []}
+    for _ in range(150):
+        for address, taken in times.items():
+            began = time.perf_counter()
+            assert client.get(f"/files/{address}", headers=bearer(keys.bob)).status_code == 404
+            taken.append(time.perf_counter() - began)
+    theirs, nobodys = (statistics.median(taken) for taken in times.values())
+    assert 0.5 < theirs / nobodys < 2  # the same single statement; a second one would show
+
+
+def test_keys_of_one_owner_see_the_same_files(app: Flask, client: FlaskClient, keys: Keys) -> None:
+    with app.app_context():
+        second = create_key("alice")
+    file_id = upload(client, keys.alice).json["id"]
+    assert client.get(f"/files/{file_id}", headers=bearer(second)).status_code == 200
+
+
+def test_equal_idempotency_keys_of_two_owners_are_two(client: FlaskClient, keys: Keys) -> None:
+    first = upload(client, keys.alice, **{"Idempotency-Key": "k"}).json["id"]
+    assert upload(client, keys.alice, **{"Idempotency-Key": "k"}).json["id"] == first
+    assert upload(client, keys.bob, **{"Idempotency-Key": "k"}).json["id"] != first
+
+
+def test_a_lost_key_is_replaced_by_the_command_line(app: Flask, client: FlaskClient) -> None:
+    run = app.test_cli_runner()
+    key = run.invoke(args=["keys", "create", "carol"]).output.strip()
+    assert upload(client, key).status_code == 202
+    listed = run.invoke(args=["keys", "list"]).output
+    assert "carol" in listed
+    assert key.split("_")[1] in listed
+    assert key.split("_", 2)[2] not in listed
+    assert run.invoke(args=["keys", "revoke", key.split("_")[1]]).exit_code == 0
+    assert upload(client, key).status_code == 401
+    assert run.invoke(args=["keys", "revoke", key.split("_")[1]]).exit_code == 1
+    for bad in ("", " ", "anonymous", "x" * 65, "a\tb"):
+        assert run.invoke(args=["keys", "create", bad]).exit_code == 2, bad
+
+
+def test_the_secret_of_a_key_is_nowhere_in_the_database(app: Flask, keys: Keys, env: dict[str, str]) -> None:
+    with app.app_context():
+        assert len(all_keys()) == 4
+    folder = Path(env["SQLALCHEMY_DATABASE_URI"].removeprefix("sqlite:///")).parent
+    stored = b"".join(path.read_bytes() for path in folder.glob("files.db*"))
+    assert keys.alice.split("_")[1].encode() in stored
+    assert keys.alice.split("_", 2)[2].encode() not in stored
+
+
+def test_after_too_many_wrong_keys_from_an_address_only_wrong_keys_are_refused(
+    client: FlaskClient, keys: Keys
+) -> None:
+    def status(key: str, address: str = "192.0.2.1") -> int:
+        answer = client.get("/files", headers=bearer(key), environ_base={"REMOTE_ADDR": address})
+        if answer.status_code == 429:
+            assert 0 < int(answer.headers["Retry-After"]) <= 60
+        return answer.status_code
+
+    def until_closed() -> bool:  # a new minute may begin in between
+        return [status(keys.wrong) for _ in range(throttle.FAILURES_PER_WINDOW + 1)][-1] == 429
+
+    wait_for(until_closed, 10)
+    assert status(keys.alice) == 200
+    assert {status(wrong) for wrong in (keys.wrong, keys.revoked, "x", "fm_x_y")} <= {401, 429}
+    assert status(keys.alice) == 200
+    assert status(keys.wrong, "192.0.2.2") == 401
+
+
+@pytest.fixture(params=[0, 1])
+def proxied(request: pytest.FixtureRequest, env: dict[str, str]) -> Iterator[tuple[Flask, int]]:
+    with running_app({**env, "TRUSTED_PROXIES": str(request.param)}) as app:
+        yield app, request.param
+
+
+def test_forwarded_for_is_believed_only_as_configured(proxied: tuple[Flask, int]) -> None:
+    app, trusted = proxied
+    client = app.test_client()
+
+    def closed(forwarded: str) -> bool:
+        headers = {**bearer("fm_x_y"), "X-Forwarded-For": f"203.0.113.9, {forwarded}"}
+        answers = [
+            client.get("/files", headers=headers, environ_base={"REMOTE_ADDR": f"192.0.2.{50 + trusted}"})
+            for _ in range(throttle.FAILURES_PER_WINDOW + 1)
+        ]
+        return answers[-1].status_code == 429
+
+    wait_for(lambda: closed(f"198.51.100.{trusted}"), 10)
+    other = {**bearer("fm_x_y"), "X-Forwarded-For": "203.0.113.9, 198.51.100.77"}
+    answer = client.get("/files", headers=other, environ_base={"REMOTE_ADDR": f"192.0.2.{50 + trusted}"})
+    assert answer.status_code == (401 if trusted else 429)
