@@ -179,7 +179,7 @@ def test_what_was_deleted_under_lies_leaves_the_bucket_when_s3_is_well(
 def test_a_loop_outlives_counts_and_names_what_its_work_raises(
     app: Flask, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "background")
+    caplog.set_level(logging.INFO, "core.background")
     turns: list[float] = []
 
     def work() -> bool:
