@@ -27,7 +27,7 @@ from core import errors
 from delivery import lease
 from events import webhook_sender, webhooks
 from ferryman.client import File
-from local import servers as local_servers
+from tests.kit.ports import free_port
 from tests.kit.stack import ROOT, wait_for
 from tests.ops.test_slow_clients import NGINX
 
@@ -94,7 +94,7 @@ def script(document: Path, folder: Path) -> str:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
     """A service as `make run` starts it: its port, and its data."""
     folder = tmp_path_factory.mktemp("docs")
-    port, data = local_servers.free_port(), folder / "data"
+    port, data = free_port(), folder / "data"
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PORT": str(port), "DATA_DIR": str(data)}
     with (folder / "run.log").open("wb") as log:
         run = subprocess.Popen([sys.executable, "-m", "local.run"], cwd=ROOT, env=env, stdout=log, stderr=log)
@@ -126,7 +126,7 @@ def newcomers_folder(folder: Path, data: Path) -> None:
 def test_the_commands_run_as_written(service: tuple[int, Path], document: Path, tmp_path: Path) -> None:
     port, data = service
     newcomers_folder(tmp_path, data)
-    ports = {"5000": port, "5001": local_servers.free_port(), "8000": local_servers.free_port()}
+    ports = {"5000": port, "5001": free_port(), "8000": free_port()}
 
     def here(text: str) -> str:
         return re.sub(r"\b(5000|5001|8000)\b", lambda match: str(ports[match[0]]), text)

@@ -22,9 +22,9 @@ from sqlalchemy import func, select, update
 from access import keys
 from access.quota import Account, ReservationRow
 from core.database import db, utcnow
-from local import servers as local_servers
 from models import File
 from tests.conftest import running_app
+from tests.kit.ports import free_port
 from tests.kit.stack import RedisServer, Web, wait_for
 
 SIZE = 10_000
@@ -159,10 +159,10 @@ def test_fifty_at_once_never_overshoot(env: dict[str, str], database_uri: str, t
     allowed = 7
     settings = {**env, "AUTH": "required", "SQLALCHEMY_DATABASE_URI": database_uri, "LEASE_SECONDS": "5"}
     # Nothing is delivered without a broker.
-    settings["CELERY_BROKER_URL"] = f"redis://127.0.0.1:{local_servers.free_port()}/0"
+    settings["CELERY_BROKER_URL"] = f"redis://127.0.0.1:{free_port()}/0"
     settings["UPLOAD_THREADS"] = "1"
     settings[limit] = str(allowed * BODY if "BYTES" in limit else allowed)
-    settings["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{local_servers.free_port()}"
+    settings["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{free_port()}"
     web = Web(tmp_path, settings, workers=2)
     web.start()
     try:

@@ -18,7 +18,7 @@ import requests
 from flask import Flask
 
 from core import logs
-from local import servers as local_servers
+from tests.kit.ports import free_port
 from tests.kit.stack import ROOT, RedisServer, S3Server, Service, Web, Worker, wait_for
 
 SECRET = "hidden-Passw0rd"
@@ -126,7 +126,7 @@ def _breaks(*_: object) -> str:
 
 
 def test_no_secret_is_in_any_log(tmp_path: Path) -> None:
-    dead = local_servers.free_port()
+    dead = free_port()
     env = {
         "S3_BUCKET_NAME": "b",
         "S3_ENDPOINT_URL": f"http://127.0.0.1:{dead}",

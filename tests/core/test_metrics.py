@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from core.errors import StoreError
 from core.metrics import Metrics
-from local import servers as local_servers
 from tests.conftest import running_app
+from tests.kit.ports import free_port
 from tests.kit.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
 Samples = dict[tuple[str, str], float]
@@ -110,7 +110,7 @@ def test_what_waits_is_looked_up(app: Flask) -> None:
 
 
 def test_a_failure_that_is_answered_counts_once(env: dict[str, str]) -> None:
-    with running_app({**env, "S3_ENDPOINT_URL": f"http://127.0.0.1:{local_servers.free_port()}"}) as app:
+    with running_app({**env, "S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}) as app:
         client = app.test_client()
         answer = client.post("/normal_upload", data={"file": (BytesIO(b"hello"), "a.txt")})
         assert answer.status_code == 502, answer.text

@@ -26,8 +26,8 @@ from delivery.deliver import deliver
 from events import hub, streams
 from events import log as event_log
 from events.log import Event
-from local import servers as local_servers
 from tests.conftest import running_app
+from tests.kit.ports import free_port
 from tests.kit.proxy import Link, Proxy
 from tests.kit.stack import RedisServer, S3Server, Web, Worker, wait_for
 from tests.kit.stack import Service as BareService
@@ -188,7 +188,7 @@ def test_progress_is_told_while_a_large_file_travels(env: dict[str, str], s3: S3
 
 
 def test_without_redis_the_clock_wakes_the_watchers(env: dict[str, str], tmp_path: Path) -> None:
-    web = Web(tmp_path, {**env, "CELERY_BROKER_URL": f"redis://127.0.0.1:{local_servers.free_port()}/0"})
+    web = Web(tmp_path, {**env, "CELERY_BROKER_URL": f"redis://127.0.0.1:{free_port()}/0"})
     web.start()
     try:
         web.wait()

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pytest
 
 from ferryman.client import Client, ClientError, File, Problem, TimedOut, Unreachable
-from local.servers import free_port
 from tests.faults.kit import Kit, Strike
+from tests.kit.ports import free_port
 from tests.kit.proxy import Link, Proxy, nothing
 from tests.kit.stack import BUCKET, ROOT, RedisServer, S3Server, wait_for
 

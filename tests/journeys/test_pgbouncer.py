@@ -16,7 +16,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from local.servers import free_port
+from tests.kit.ports import free_port
 from tests.kit.stack import ROOT, PostgresServer, RedisServer, S3Server, Service, Web, wait_for
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from playwright.sync_api import ViewportSize, expect, sync_playwright
 
-from local import servers as local_servers
 from tests.kit.browser import CHROMIUM, MISSING, Visit, launch, throttle, visiting
+from tests.kit.ports import free_port
 from tests.kit.stack import ROOT, RedisServer, S3Server, Service, Web, Worker
 
 DOCS = ROOT / "docs"
@@ -39,7 +39,7 @@ def service(folder: Path) -> Iterator[tuple[Web, Service]]:
     """A whole service, and its slow link to S3."""
     folder.mkdir(exist_ok=True)
     s3, redis = S3Server(folder), RedisServer(folder)
-    port = local_servers.free_port()
+    port = free_port()
     rate = str(LINK_BYTES_PER_SECOND)
     link = Service(
         "link", [sys.executable, "-m", "bench.link", str(port), str(s3.port), rate], {}, folder / "link.log"

@@ -25,6 +25,7 @@ from app import create_app
 from core.errors import ScannerAway
 from delivery.scanner import Scanner
 from local import servers as local_servers
+from tests.kit.ports import free_port, seaweed_port
 
 ROOT = Path(__file__).parent.parent.parent
 BUCKET = "tests"
@@ -104,7 +105,7 @@ class S3Server(Service):
     """SeaweedFS with a bucket."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = local_servers.seaweed_port()
+        self.port = seaweed_port()
         server = local_servers.seaweed(folder / "s3", self.port, KEY, SECRET)
         super().__init__("s3", server.command, server.environment, folder / "s3.log")
 
@@ -138,7 +139,7 @@ class RedisServer(Service):
     """Valkey, keeping its data."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = local_servers.free_port()
+        self.port = free_port()
         server = local_servers.valkey(folder / "redis", self.port)
         super().__init__("redis", server.command, server.environment, folder / "redis.log")
 
@@ -166,7 +167,7 @@ class PostgresServer(Service):
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ferryman-postgres-"))
-        self.port = local_servers.free_port()
+        self.port = free_port()
         packages = Path(sysconfig.get_path("platlib"))
         user: list[str] = []
         if os.geteuid() == 0:
@@ -225,7 +226,7 @@ class Clamd(Service):
         home = folder / "clamd"
         home.mkdir()
         (home / "local.ndb").write_text(f"Local.Test.EICAR:0:*:{signature.hex()}\n")
-        self.port = local_servers.free_port()
+        self.port = free_port()
         self.socket = home / "socket"
         options = {
             "DatabaseDirectory": home,
@@ -257,7 +258,7 @@ class Web(Service):
     """gunicorn with the app, on a port of its own."""
 
     def __init__(self, folder: Path, env: Mapping[str, str], workers: int = 1) -> None:
-        self.url = f"http://127.0.0.1:{(port := local_servers.free_port())}"
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
         command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
         settings = {"AUTH": "open", **env, "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
         super().__init__("web", command, settings, folder / "web.log")

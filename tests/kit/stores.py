@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app import create_app
-from local import servers as local_servers
+from tests.kit.ports import free_port
 from tests.kit.stack import BUCKET, KEY, SECRET, S3Server, Service, wait_for
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -55,13 +55,13 @@ class PipStore(Service):
 
 
 def nanio(folder: Path) -> PipStore:
-    port = local_servers.free_port()
+    port = free_port()
     command = ["nanio", "serve", "--data-dir", str(folder / "nanio"), "--host", "127.0.0.1", "--port", str(port)]
     return PipStore(folder, "nanio", command, port, {"NANIO_ACCESS_KEY": KEY, "NANIO_SECRET_KEY": SECRET})
 
 
 def rclone(folder: Path) -> PipStore:
-    port = local_servers.free_port()
+    port = free_port()
     data = folder / "rclone"
     data.mkdir()
     command = ["rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", str(data)]
@@ -69,7 +69,7 @@ def rclone(folder: Path) -> PipStore:
 
 
 def juicefs(folder: Path) -> PipStore:
-    port = local_servers.free_port()
+    port = free_port()
     meta = f"sqlite3://{folder / 'juicefs.db'}"
     bucket = ["--storage", "file", "--bucket", str(folder / "juicefs")]
     subprocess.run([SCRIPTS / "juicefs", "format", *bucket, meta, "tests"], check=True, capture_output=True)
@@ -80,7 +80,7 @@ def juicefs(folder: Path) -> PipStore:
 
 
 def moto(folder: Path) -> PipStore:
-    port = local_servers.free_port()
+    port = free_port()
     return PipStore(folder, "moto", ["moto_server", "-H", "127.0.0.1", "-p", str(port)], port, {})
 
 

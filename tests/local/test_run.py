@@ -21,6 +21,7 @@ import redis
 import requests
 
 from local import servers as local_servers
+from tests.kit.ports import free_port, seaweed_port
 from tests.kit.stack import ROOT, S3Server, Service, wait_for
 
 
@@ -29,7 +30,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
-        self.port = local_servers.free_port()
+        self.port = free_port()
         self.log = folder / "run.log"
         self.started: list[subprocess.Popen[bytes]] = []
         self.env = {
@@ -254,7 +255,7 @@ def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_sockets_of_a_seaweedfs_that_has_taken_the_ports_stay() -> None:
-    port = local_servers.seaweed_port()
+    port = seaweed_port()
     taken, left = (Path(f"/tmp/seaweedfs-filer-grpc-{number}.sock") for number in (port, port + 1))
     for path in (taken, left):
         path.touch()
@@ -269,7 +270,7 @@ def test_sockets_of_a_seaweedfs_that_has_taken_the_ports_stay() -> None:
 
 def test_a_seaweedfs_has_room_when_its_master_knows_its_volumes(tmp_path: Path, s3: S3Server) -> None:
     assert local_servers.seaweed_has_room(s3.port)
-    port = local_servers.seaweed_port()
+    port = seaweed_port()
     assert not local_servers.seaweed_has_room(port)
     weed = local_servers.seaweed(tmp_path, port, "key", "secret").command[0]
     options = [f"-port={port + 1}", f"-mdir={tmp_path}", "-ip=127.0.0.1", "-telemetry=false"]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from local import servers as local_servers
+from tests.kit.ports import free_port
 from tests.kit.stack import ROOT
 
 
@@ -60,7 +60,7 @@ def test_none_passes_in_silence(tmp_path: Path) -> None:
 
 
 def test_a_service_out_of_reach_is_told_loudly(tmp_path: Path) -> None:
-    result = audit(tmp_path, f"http://127.0.0.1:{local_servers.free_port()}")
+    result = audit(tmp_path, f"http://127.0.0.1:{free_port()}")
     assert result.returncode == 0
     assert result.stderr == "pip-audit: NOT CHECKED, SINCE THE ADVISORY SERVICE CANNOT BE REACHED\n"
 

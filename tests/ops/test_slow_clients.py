@@ -18,7 +18,7 @@ import psutil
 import pytest
 import requests
 
-from local import servers as local_servers
+from tests.kit.ports import free_port
 from tests.kit.stack import ROOT, Service, Web, wait_for
 
 IDLE = 1000
@@ -91,7 +91,7 @@ class Nginx(Service):
     """Debian's nginx with deploy/nginx.conf, in front of a Web."""
 
     def __init__(self, folder: Path, web: Web) -> None:
-        self.port = local_servers.free_port()
+        self.port = free_port()
         text = (ROOT / "deploy" / "nginx.conf").read_text()
         changes = {
             "listen 8080": f"listen 127.0.0.1:{self.port}",

@@ -10,10 +10,10 @@ import requests
 
 from config import MIB, Config
 from file import upload_file
-from local.servers import free_port
 from storage.checksum import Crc64Nvme
 from storage.s3.requests import ObjectInfo
 from storage.store import Store
+from tests.kit.ports import free_port
 from tests.kit.stack import Service, wait_for
 
 SIZE = 5 * 1024 * MIB + 12_345
