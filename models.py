@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 from blinker import NamedSignal, Namespace
 from flask import current_app
@@ -17,7 +17,7 @@ from sqlalchemy import (
     Connection,
     Enum,
     Index,
-    Row,
+    Select,
     String,
     Text,
     Update,
@@ -30,17 +30,13 @@ from sqlalchemy import (
     or_,
     select,
     text,
-    tuple_,
     update,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.database import BATCH, UtcDateTime, batched, db, transaction, utcnow
+from core.database import UtcDateTime, db, transaction, utcnow
+from core.file_row import FileRow
 from core.names import fold
-from storage import spools
-
-FileRow: TypeAlias = Row[Any] | SimpleNamespace
-"""A row that was read, or one that is about to be written."""
 
 LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
 
@@ -75,6 +71,11 @@ class UploadStatus(enum.StrEnum):
     COMPLETE = "COMPLETE"
     ERROR = "ERROR"
 
+    @property
+    def is_final(self) -> bool:
+        """True if no run works on the file any more: COMPLETE, or ERROR unless its owner retries it."""
+        return self in (UploadStatus.COMPLETE, UploadStatus.ERROR)
+
 
 # Literal, not bound: only so SQLite sees that it is the condition of a partial index.
 UNDELIVERED = text("upload_status IN ('PENDING', 'PROCESSING')")
@@ -104,36 +105,24 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     owner: Mapped[str] = mapped_column(String(64))
-    """Who may see it."""
     name: Mapped[str] = mapped_column(Text)
-    """As it was sent."""
     name_search: Mapped[str] = mapped_column(Text, server_default="")
-    """The name as searches compare it."""
     key: Mapped[str] = mapped_column(String(255), unique=True)
     mode: Mapped[str] = mapped_column(String(16))
     size: Mapped[int] = mapped_column(BigInteger)
     content_type: Mapped[str] = mapped_column(String(255))
-    """As the client declares it."""
     detected_type: Mapped[str] = mapped_column(String(255), server_default="")
-    """As the first bytes tell it; empty in rows from before it was looked at."""
     crc64nvme: Mapped[str] = mapped_column(String(12))
-    """Base64 of the CRC64NVME of what was received, as S3 writes it."""
     spool_id: Mapped[str] = mapped_column(String(32))
-    """Identity of the spool in which the bytes rest."""
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    """When the sweep may take the row: the end of a lease while PROCESSING, the next try while PENDING."""
     retry_until: Mapped[datetime] = mapped_column(UtcDateTime)
-    """When a failed delivery is given up."""
     upload_status: Mapped[UploadStatus] = mapped_column(
         Enum(UploadStatus, native_enum=False, length=16, create_constraint=False),
         default=UploadStatus.PENDING,
     )
     url: Mapped[str | None] = mapped_column(Text)
     sha256: Mapped[str | None] = mapped_column(String(64))
-    """In hexadecimal; None until it is taken. The request may ask for it; else it is taken by the delivery, or,
-    of a file that was sent while it arrived, after its end."""
     bytes_sent: Mapped[int] = mapped_column(BigInteger, default=0)
-    """How much of it the present run has sent to S3."""
     attempts: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(Text)
     lease_owner: Mapped[str | None] = mapped_column(String(32))
@@ -141,77 +130,34 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     erased_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    """When its owner deleted it; nobody sees it any more, and what is left of it is removed."""
 
     @classmethod
-    def draft(cls, name: str, **values: Any) -> SimpleNamespace:
-        """A row that is about to be written; columns that are not given are None."""
+    def draft(cls, name: str, **values: Any) -> FileRow:
+        """Return a row that is about to be written; columns that are not given are None."""
         # Not an ORM object, which takes longer to make than the statement to run.
-        return SimpleNamespace(**_NO_VALUES | values | {"name": name, "name_search": fold(name)})
+        return cast(FileRow, SimpleNamespace(**_NO_VALUES | values | {"name": name, "name_search": fold(name)}))
 
     @classmethod
-    def insert(cls, connection: Connection, draft: SimpleNamespace) -> None:
+    def insert(cls, connection: Connection, draft: FileRow) -> None:
         """Write a new row, in the transaction of the caller."""
         connection.execute(_INSERT, vars(draft))
         _send(file_changed, connection, draft.id, kind=STATUS)
 
     @classmethod
-    def find(cls, file_id: str) -> Row[Any] | None:
-        """Read the row as it is now; holds no connection afterwards."""
+    def find(cls, file_id: str) -> FileRow | None:
+        """Return the row, or None; holds no connection afterwards."""
         with db.engine.connect() as connection:
-            return connection.execute(_BY_ID, {"file_id": file_id}).first()
+            return cast(FileRow | None, connection.execute(_BY_ID, {"file_id": file_id}).first())
 
     @classmethod
-    def find_own(cls, file_id: str, owner: str) -> Row[Any] | None:
-        """Read an owner's row as it is now; in the same way whether it is not there, another's, or erased."""
+    def find_own(cls, file_id: str, owner: str) -> FileRow | None:
+        """Return the owner's row, or None if it is missing, deleted or somebody else's."""
         with db.engine.connect() as connection:
-            return connection.execute(_OWN_BY_ID, {"file_id": file_id, "owner": owner}).first()
+            found = connection.execute(_OWN_BY_ID, {"file_id": file_id, "owner": owner}).first()
+            return cast(FileRow | None, found)
 
     @classmethod
-    def page(
-        cls,
-        owner: str,
-        limit: int,
-        before: tuple[datetime, str] | None = None,
-        status: UploadStatus | None = None,
-        mode: Mode | None = None,
-        name: str | None = None,
-    ) -> Sequence[Row[Any]]:
-        """Read an owner's rows, newest first.
-
-        Args:
-            owner: whose.
-            limit: how many at most.
-            before: creation and id of the row after which to go on.
-            status: only of this status.
-            mode: only of this mode.
-            name: only with this in their name, in any case and Unicode form.
-        """
-        statement = select(cls).where(cls.owner == owner, cls.erased_at.is_(None))
-        if before:
-            statement = statement.where(tuple_(cls.created_at, cls.id) < tuple_(*before))
-        if status:
-            statement = statement.where(cls.upload_status == status)
-        if mode:
-            statement = statement.where(cls.mode == mode)
-        if name:
-            # A version before revision 0008, which runs on during an upgrade, writes rows without it.
-            is_older = and_(cls.name_search == "", cls.name.icontains(name, autoescape=True))
-            statement = statement.where(or_(cls.name_search.contains(fold(name), autoescape=True), is_older))
-        newest_first = statement.order_by(cls.created_at.desc(), cls.id.desc()).limit(limit)
-        with db.engine.connect() as connection:
-            return connection.execute(newest_first).all()
-
-    @classmethod
-    def count_in_flight(cls, connection: Connection, owner: str) -> int:
-        """Count an owner's files that some host still delivers, in the transaction of the caller."""
-        has_host = cls.spool_id.not_in(spools.lost_ids())
-        return connection.scalars(select(func.count()).where(cls.owner == owner, UNDELIVERED, has_host)).one()
-
-    @classmethod
-    def claim(
-        cls, file_id: str, run_id: str, lease_seconds: float, spool_id: str | None = None
-    ) -> Row[Any] | None:
+    def claim(cls, file_id: str, run_id: str, lease_seconds: float, spool_id: str | None = None) -> FileRow | None:
         """Take the row for one run: PENDING, or PROCESSING with a lease that has run out.
 
         Args:
@@ -236,7 +182,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             claimed = connection.execute(_CLAIM, claim).first()
             if claimed:
                 _send(file_changed, connection, file_id, kind=STATUS)
-            return claimed
+            return cast(FileRow | None, claimed)
 
     @classmethod
     def renew(cls, file_id: str, run_id: str, lease_seconds: float, bytes_sent: int | None = None) -> bool:
@@ -311,62 +257,10 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         )
 
     @classmethod
-    def erased(cls, spool_ids: Sequence[str]) -> Sequence[Row[Any]]:
-        """Return the erased rows of these spools that no run can have any more."""
-        statement = select(cls).where(ERASED, cls.spool_id.in_(spool_ids), cls._is_due()).limit(BATCH)
-        with db.engine.connect() as connection:
-            return connection.execute(statement).all()
-
-    @classmethod
     def remove(cls, file_id: str) -> None:
         """Forget an erased row, of which nothing is left."""
         with transaction() as connection:
             connection.execute(delete(cls).where(cls.id == file_id, ERASED))
-
-    @classmethod
-    def due(cls, spool_id: str, limit: int) -> Sequence[str]:
-        """Ids of the rows of a spool that anyone may take, the longest due first."""
-        statement = select(cls.id).where(UNDELIVERED, cls.spool_id == spool_id, cls._is_due())
-        with db.engine.connect() as connection:
-            return connection.scalars(statement.order_by(cls.due_at).limit(limit)).all()
-
-    @classmethod
-    def expired(cls, spool_ids: Sequence[str]) -> Sequence[str]:
-        """Return ids of rows of these spools that anyone may take, and whose retry window is over."""
-        statement = select(cls.id).where(UNDELIVERED, cls.spool_id.in_(spool_ids), cls._is_due())
-        with db.engine.connect() as connection:
-            return connection.scalars(statement.where(cls.retry_until < utcnow()).limit(BATCH)).all()
-
-    @classmethod
-    def among(cls, ids: Iterable[str]) -> Iterator[Row[Any]]:
-        """The rows with these ids, as far as there are any; read in batches."""
-        for batch in batched(ids):
-            with db.engine.connect() as connection:
-                found = connection.execute(select(cls).where(cls.id.in_(batch))).all()
-            yield from found
-
-    @classmethod
-    def oldest_undelivered(cls) -> datetime | None:
-        """When the oldest row that is still PENDING or PROCESSING was created."""
-        # One question for each status, because each is answered by the first entry of an index.
-        statuses = (UploadStatus.PENDING, UploadStatus.PROCESSING)
-        first = select(func.min(cls.created_at))
-        with db.engine.connect() as connection:
-            oldest = [connection.scalar(first.where(cls.upload_status == status)) for status in statuses]
-        return min((moment for moment in oldest if moment), default=None)
-
-    @classmethod
-    def count_undelivered(cls) -> dict[str, int]:
-        """How many rows are PENDING, and how many PROCESSING."""
-        statement = select(cls.upload_status, func.count()).where(UNDELIVERED).group_by(cls.upload_status)
-        counts = {str(status): 0 for status in (UploadStatus.PENDING, UploadStatus.PROCESSING)}
-        with db.engine.connect() as connection:
-            return counts | {str(status): count for status, count in connection.execute(statement)}
-
-    @classmethod
-    def _is_due(cls) -> ColumnElement[bool]:
-        now = utcnow()
-        return _is_due(now, now + LONGEST_WAIT)
 
     @classmethod
     def _held_by(cls, run_id: str | BindParameter[str]) -> list[ColumnElement[bool]]:
@@ -402,6 +296,18 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 def _send(signal: NamedSignal, connection: Connection, file_id: str, **facts: Any) -> None:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     signal.send(app, connection=connection, file_id=file_id, **facts)
+
+
+def is_due() -> ColumnElement[bool]:
+    """Return the condition that a row's lease or pause is over by now."""
+    now = utcnow()
+    return _is_due(now, now + LONGEST_WAIT)
+
+
+def read_rows(statement: Select[*tuple[Any, ...]]) -> Sequence[FileRow]:
+    """Return the rows that a SELECT of Files finds; holds no connection afterwards."""
+    with db.engine.connect() as connection:
+        return cast(Sequence[FileRow], connection.execute(statement).all())
 
 
 def _is_due(now: Any, far: Any) -> ColumnElement[bool]:

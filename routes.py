@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, url_for
-from sqlalchemy import Row
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from core.errors import Conflict, StoreError
+from core.file_row import FileRow
 from core.services import services
 from delivery.erase import erase
 from delivery.submit import submit
-from events.streams import preferred_wait, wait_for_change
+from events.long_poll import changed, preferred_wait
 from intake.accept import accept_form
-from models import File, FileRow, Mode, UploadStatus
+from models import File, Mode, UploadStatus
 from storage import spools
 from web.representation import file_json, own_file
 
@@ -81,8 +80,7 @@ def file_status(file_id: str) -> BaseResponse:
     response = _status(row)
     is_known = not request.if_none_match or request.if_none_match.contains(response.get_etag()[0] or "")
     if seconds and is_known:
-        wait_for_change(row, seconds)
-        response = _status(own_file(file_id))
+        response = _status(changed(row, seconds))
     if seconds:
         response.headers["Preference-Applied"] = f"wait={seconds}"
     return response.make_conditional(request)
@@ -125,7 +123,7 @@ def retry(file_id: str) -> Response:
     return _answer(own_file(file_id), HTTPStatus.ACCEPTED)
 
 
-def _status(row: Row[Any]) -> Response:
+def _status(row: FileRow) -> Response:
     response = jsonify(file_json(row))
     response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag()

@@ -11,11 +11,12 @@ from kombu.exceptions import OperationalError
 from config import MIB
 from core import logs
 from core.errors import SpoolUnavailable
+from core.file_row import FileRow
 from core.services import services
 from delivery.deliver import deliver, take_digest
 from delivery.queue import spool_queue
 from delivery.submit import submit_once_answered
-from models import File, FileRow, Mode
+from models import File, Mode
 from storage.parts import PartsUpload
 from storage.spool import Incoming
 

@@ -14,7 +14,7 @@ from config import Config
 from core.database import UtcDateTime, db, transaction, utcnow
 from core.errors import Conflict, LengthRequired, LimitReached
 from core.every import Every
-from models import File
+from storage import file_queries
 
 IN_FLIGHT_SECONDS = 5
 EVER = date.min
@@ -68,7 +68,10 @@ class Reservation:
             ).one()
             if self._bytes_per_day and used + reserved + size > self._bytes_per_day:
                 raise LimitReached(f"More than {self._bytes_per_day} bytes in a day.", _seconds_to_midnight())
-            if self._in_flight and receiving + File.count_in_flight(connection, self._owner) >= self._in_flight:
+            if (
+                self._in_flight
+                and receiving + file_queries.count_in_flight(connection, self._owner) >= self._in_flight
+            ):
                 raise LimitReached(f"More than {self._in_flight} files on their way to S3.", IN_FLIGHT_SECONDS)
             values = {"id": self._id, "owner": self._owner, "reserved_bytes": size}
             connection.execute(insert(ReservationRow), values | {"due_at": utcnow() + self._lease})

@@ -6,13 +6,12 @@ import base64
 import logging
 import random
 from io import BytesIO
-from typing import Any, BinaryIO, TypeAlias
-
-from sqlalchemy import Row
+from typing import BinaryIO, TypeAlias
 
 from core import logs
 from core.database import new_id, utcnow
 from core.errors import BytesLost, ScannerAway, SpoolUnavailable, StoreError, StoreRefused, UploadError
+from core.file_row import FileRow
 from core.metrics import metrics
 from core.services import services
 from delivery.lease import Heartbeat, LeaseLost
@@ -62,7 +61,7 @@ def _deliver(file_id: str, stream: Source, retry: bool) -> UploadError | None:
         ferry.bell.ring()
 
 
-def _run(row: Row[Any], run_id: str, stream: Source, retry: bool) -> UploadError | None:
+def _run(row: FileRow, run_id: str, stream: Source, retry: bool) -> UploadError | None:
     try:
         uploaded = _send(row, run_id, stream)
     except LeaseLost:
@@ -80,7 +79,7 @@ def _run(row: Row[Any], run_id: str, stream: Source, retry: bool) -> UploadError
     return None
 
 
-def _settle_failure(row: Row[Any], run_id: str, error: UploadError, retry: bool) -> UploadError | None:
+def _settle_failure(row: FileRow, run_id: str, error: UploadError, retry: bool) -> UploadError | None:
     """Give the row back or end it, and return the error if this run had the row until now."""
     log.warning("file %s was not delivered: %s", row.id, error.detail)
     if retry:  # else it is the answer to a request, and counted there
@@ -104,7 +103,7 @@ def backoff_seconds(attempts: int) -> float:
     return random.uniform(0.5, 1) * min(BACKOFF_CAP_SECONDS, 2.0 ** min(attempts, 20))
 
 
-def _send(row: Row[Any], run_id: str, stream: Source) -> Uploaded:
+def _send(row: FileRow, run_id: str, stream: Source) -> Uploaded:
     ferry = services()
     if row.attempts > ferry.config.MAX_ATTEMPTS:
         raise UploadError(f"Given up after {row.attempts - 1} attempts.")
@@ -124,20 +123,20 @@ def _send(row: Row[Any], run_id: str, stream: Source) -> Uploaded:
         return upload_file(ferry.store, source, info, beat)
 
 
-def _source(row: Row[Any], stream: str | None) -> BinaryIO:
+def _source(row: FileRow, stream: str | None) -> BinaryIO:
     """The bytes, from the message or from the spool."""
     if stream is not None:
         return BytesIO(base64.b64decode(stream, validate=True))
     return services().spool.open(row.id)
 
 
-def _leave_to_others(row: Row[Any]) -> None:
+def _leave_to_others(row: FileRow) -> None:
     """Another run has the row, or nobody wants the file any more: an ordinary event, but worth counting."""
     log.info("file %s is left to the run that has taken it over, or was deleted", row.id)
     metrics().failed(LeaseLost.__name__)
 
 
-def _finish(row: Row[Any], run_id: str, uploaded: Uploaded) -> None:
+def _finish(row: FileRow, run_id: str, uploaded: Uploaded) -> None:
     if not File.complete(row.id, run_id, uploaded.url, uploaded.sha256):
         _leave_to_others(row)
         _leave_nothing_of_an_erased(row)
@@ -206,14 +205,14 @@ def _late_digest(file_id: str, info: ObjectInfo) -> str | None:
     return adopt_file(ferry.store, info).sha256
 
 
-def _leave_nothing_of_an_erased(row: Row[Any]) -> None:
+def _leave_nothing_of_an_erased(row: FileRow) -> None:
     """Delete what this run has just brought to S3, if nobody wants it any more."""
     found = File.find(row.id)
     if found is None or found.erased_at:
         services().store.delete(row.key)
 
 
-def _fail(row: Row[Any], run_id: str, reason: str, max_attempts: int, retry_after: int | None = None) -> bool:
+def _fail(row: FileRow, run_id: str, reason: str, max_attempts: int, retry_after: int | None = None) -> bool:
     """Return the row to PENDING if attempts remain, else fail it. Returns False if another run holds the lease."""
     if row.attempts >= max_attempts or utcnow() >= row.retry_until:
         return File.fail(row.id, run_id, reason)

@@ -6,22 +6,20 @@ import logging
 import random
 import time
 from itertools import takewhile
-from typing import Any
-
-from sqlalchemy import Row
 
 from core.background import for_each
 from core.errors import StoreError
+from core.file_row import FileRow
 from core.services import services
 from models import File
-from storage import bucket, spools
+from storage import bucket, file_queries, spools
 
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 20.0  # a slow S3 must not keep the other housekeeping waiting
 
 
-def erase(row: Row[Any]) -> bool:
+def erase(row: FileRow) -> bool:
     """Let nobody see the file from now on, and remove what can be removed at once; the sweep removes the rest.
 
     Returns:
@@ -44,12 +42,12 @@ def remove_erased() -> None:
         ExceptionGroup: what failed unexpectedly.
     """
     deadline = time.monotonic() + TURN_SECONDS
-    rows = list(File.erased([services().spool.id, *(spool.id for spool in spools.lost())]))
+    rows = list(file_queries.erased([services().spool.id, *(spool.id for spool in spools.lost())]))
     random.shuffle(rows)  # so that those that fail do not always come first
     for_each(_remove, takewhile(lambda _: time.monotonic() < deadline, rows))
 
 
-def _remove(row: Row[Any]) -> None:
+def _remove(row: FileRow) -> None:
     ferry = services()
     try:
         ferry.store.delete(row.key)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
-from sqlalchemy import Row
-
+from core.file_row import FileRow
 from core.services import services
-from models import File, UploadStatus
+from models import UploadStatus
+from storage import file_queries
 
 log = logging.getLogger(__name__)
 
 SHARE = 4  # a fourth of the spool
 
 
-def keep_to_share(rows: Iterable[Row[Any]]) -> None:
+def keep_to_share(rows: Iterable[FileRow]) -> None:
     """Drop the oldest bytes of failed files that are over their share, so that they leave room for new files.
 
     Args:
@@ -34,5 +33,5 @@ def keep_to_share(rows: Iterable[Row[Any]]) -> None:
 def make_room() -> None:
     """Do so at once, because an upload does not fit; at most once in a second."""
     if services().room_looks.due():
-        kept = File.among(services().spool.kept())
+        kept = file_queries.among(services().spool.kept())
         keep_to_share([row for row in kept if row.upload_status == UploadStatus.ERROR])

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import CancelledError
-from typing import Any
 
-from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.every import Every
+from core.file_row import FileRow
 from core.services import this_app
 from models import File
 
@@ -36,7 +35,7 @@ class Heartbeat:
         lease_seconds: for how long each renewal holds.
     """
 
-    def __init__(self, row: Row[Any], run_id: str, lease_seconds: float) -> None:
+    def __init__(self, row: FileRow, run_id: str, lease_seconds: float) -> None:
         self.is_lost = False
         self._app = this_app()
         self._row = row

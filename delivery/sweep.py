@@ -11,8 +11,8 @@ from core.services import services
 from delivery import failed_bytes
 from delivery.deliver import end_without_bytes, take_digest
 from delivery.submit import submit
-from models import File, UploadStatus
-from storage import spools
+from models import UploadStatus
+from storage import file_queries, spools
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def sweep() -> bool:
         return False
     free = ferry.pool.threads - ferry.pool.held
     room = 0 if ferry.pool.is_full else max(1, free)
-    found = File.due(ferry.spool.id, room)
+    found = file_queries.due(ferry.spool.id, room)
     for file_id in found:
         log.info("file %s is due, and swept", file_id)
         submit(file_id)
@@ -39,7 +39,7 @@ def drop_spooled() -> None:
     ferry.spool.drop_abandoned_parts()
     failed_before = utcnow() - timedelta(seconds=ferry.config.ERROR_RETENTION_SECONDS)
     failed = []
-    for row in File.among(ferry.spool.kept()):
+    for row in file_queries.among(ferry.spool.kept()):
         if row.upload_status == UploadStatus.COMPLETE and row.sha256 is None:
             submit(row.id, take_digest)
         elif row.upload_status == UploadStatus.COMPLETE:
@@ -59,4 +59,4 @@ def tell_of_spool() -> None:
 def end_lost() -> None:
     """End the files of hosts that are gone, once nothing is to be hoped for any more."""
     if gone := spools.lost():
-        for_each(end_without_bytes, File.expired([spool.id for spool in gone]))
+        for_each(end_without_bytes, file_queries.expired([spool.id for spool in gone]))

@@ -5,17 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from flask import Flask
-from sqlalchemy import Row
 
 from core.background import Loop
 from core.errors import Busy
 from events import log as event_log
 from events.bell import Bell
+from events.log import EventRow
 
 MAX_WATCHERS = 256  # a process has as many threads besides those for other requests
 BACKLOG = 1000
@@ -35,10 +34,10 @@ class Watcher:
         self.after = after
         self._owner = owner
         self._file_id = file_id
-        self._waiting: queue.Queue[Row[Any] | None] = queue.Queue(BACKLOG)
+        self._waiting: queue.Queue[EventRow | None] = queue.Queue(BACKLOG)
         self._closing = False
 
-    def offer(self, event: Row[Any]) -> bool:
+    def offer(self, event: EventRow) -> bool:
         """Queue the event if this watcher subscribes to it. Returns False if its queue is full."""
         is_of_concern = event.owner == self._owner and self._file_id in (None, event.file_id)
         if is_of_concern and event.id > self.after:
@@ -48,13 +47,19 @@ class Watcher:
                 return False
         return True
 
-    def take(self, seconds: float) -> list[Row[Any]]:
-        """The events that wait, or the next one; none if there is none for so long.
+    def take(self, seconds: float) -> list[EventRow]:
+        """Return all queued events, or wait for the next one.
+
+        Args:
+            seconds: how long to wait.
+
+        Returns:
+            The events; none if none came in time.
 
         Raises:
-            Closed: nothing will come any more.
+            Closed: no more events will come.
         """
-        taken: list[Row[Any]] = []
+        taken: list[EventRow] = []
         with suppress(queue.Empty):
             while not self._closing:
                 event = self._waiting.get_nowait() if taken else self._waiting.get(timeout=seconds)
@@ -150,7 +155,7 @@ class Hub:
             self._loop.stop()
         return False
 
-    def _hand_out(self, rows: Any) -> None:
+    def _hand_out(self, rows: Sequence[EventRow]) -> None:
         with self._lock:
             for event in rows:
                 slow = [watcher for watcher in self._watchers if not watcher.offer(event)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, cast
 
 from flask import Flask
 from sqlalchemy import (
@@ -12,7 +12,6 @@ from sqlalchemy import (
     Connection,
     Index,
     Integer,
-    Row,
     Select,
     String,
     Text,
@@ -47,6 +46,24 @@ class Event(db.Model):  # type: ignore[name-defined,misc]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
+class EventRow(Protocol):
+    """An Event, with what a watcher is shown of its file."""
+
+    id: int
+    file_id: str
+    owner: str
+    kind: str
+    upload_status: str
+    bytes_sent: int
+    error: str | None
+    created_at: datetime
+    name: str | None
+    """None, as are `mode`, `size` and `url`, once the file's row is gone."""
+    mode: str | None
+    size: int | None
+    url: str | None
+
+
 _COPIED = (File.id, File.owner, File.upload_status, File.bytes_sent, File.error)
 _RECORD = insert(Event).from_select(
     ["file_id", "owner", "upload_status", "bytes_sent", "error", "kind", "created_at"],
@@ -70,7 +87,7 @@ def init_app(app: Flask) -> None:
 
 def read(
     after: int, up_to: int | None = None, owner: str | None = None, file_id: str | None = None
-) -> list[Row[Any]]:
+) -> list[EventRow]:
     """Read events in order, with what a watcher is shown of their file; a batch at most.
 
     Args:
@@ -89,14 +106,18 @@ def read(
     return list(_rows(statement.limit(BATCH)))
 
 
-def latest(file_id: str) -> Row[Any] | None:
+def latest(file_id: str) -> EventRow | None:
     """The last event of a file, if the log still has one."""
     newest = select(func.max(Event.id)).where(Event.file_id == file_id).scalar_subquery()
     return next(iter(_rows(_READ.where(Event.id == newest))), None)
 
 
-def settled(rows: Sequence[Row[Any]], after: int) -> Sequence[Row[Any]]:
-    """Those before which no number can come any more: a missing one is waited for, unless it is long overdue."""
+def settled(rows: Sequence[EventRow], after: int) -> Sequence[EventRow]:
+    """Return the leading rows without a gap in their numbers.
+
+    A transaction that took the missing number may still be committing. A gap before a row older than SETTLED was
+    rolled back: no transaction lasts that long.
+    """
     number, overdue = after, utcnow() - SETTLED
     for count, row in enumerate(rows):
         if row.id > number + 1 and row.created_at > overdue:
@@ -129,6 +150,6 @@ def _record(app: Flask, connection: Connection, file_id: str, kind: str) -> None
     connection.execute(_RECORD, {"file_id": file_id, "kind": kind, "created_at": utcnow()})
 
 
-def _rows(statement: Select[*tuple[Any, ...]]) -> Sequence[Row[Any]]:
+def _rows(statement: Select[*tuple[Any, ...]]) -> Sequence[EventRow]:
     with db.engine.connect() as connection:
-        return connection.execute(statement).all()
+        return cast(Sequence[EventRow], connection.execute(statement).all())

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import SimpleNamespace
 
 from flask import request
 
 from access import auth, quota
 from core.database import new_id, transaction, utcnow
 from core.errors import Busy
+from core.file_row import FileRow
 from core.metrics import metrics
 from core.services import services
 from delivery import failed_bytes
 from intake import idempotency
 from intake.form import Received, declared_length, receive_file
-from models import File, FileRow, Mode, UploadStatus
+from models import File, Mode, UploadStatus
 from storage.spool import Incoming
 from tasks import RUNS, Run
 from web.representation import own_file
@@ -132,7 +132,7 @@ class Acceptance:
         digest = received.digests.known("sha256") or ""
         return idempotency.fingerprint(self.mode, received.name, received.content_type, digest)
 
-    def _new_row(self, received: Received) -> SimpleNamespace:
+    def _new_row(self, received: Received) -> FileRow:
         now, config = utcnow(), services().config
         return File.draft(
             id=self.incoming.file_id,

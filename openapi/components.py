@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from events.streams import LONGEST_WAIT_SECONDS
+from events.long_poll import LONGEST_WAIT_SECONDS
 from intake.idempotency import MAX_KEY
 from models import Mode, UploadStatus
 from openapi.schemas import FILE, FILE_ID, Piece, number, text

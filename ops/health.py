@@ -17,8 +17,7 @@ from core import background
 from core.database import db, utcnow
 from core.errors import ScannerAway, SpoolUnavailable, StoreError
 from core.services import services
-from models import File
-from storage import bucket
+from storage import bucket, file_queries
 
 log = logging.getLogger(__name__)
 bp = Blueprint("health", __name__)
@@ -63,7 +62,7 @@ def readyz() -> tuple[Response, HTTPStatus]:
     if scanner := services().scanner:
         checks["scanner"] = _passes(scanner.ping)
     ready = all(checks.values())
-    oldest = File.oldest_undelivered() if checks["database"] else None
+    oldest = file_queries.oldest_undelivered() if checks["database"] else None
     body = jsonify(
         status="ready" if ready else "not ready",
         checks={name: "ok" if passed else "failed" for name, passed in checks.items()},

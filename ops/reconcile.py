@@ -14,7 +14,7 @@ from core.services import services
 from delivery.deliver import end_without_bytes
 from file import is_own_key
 from models import File, UploadStatus
-from storage import bucket, spools
+from storage import bucket, file_queries, spools
 from storage.s3 import probe as s3_probe
 
 UNDELIVERED = (UploadStatus.PENDING, UploadStatus.PROCESSING)
@@ -58,7 +58,7 @@ def _no_spool() -> Iterator[Finding]:
 def _spool_without_row(grace: timedelta) -> Iterator[Finding]:
     spool = services().spool
     kept = {name for name in spool.kept() if spool.age_seconds(name) >= grace.total_seconds()}
-    known = {row.id for row in File.among(kept)}
+    known = {row.id for row in file_queries.among(kept)}
     for file_id in sorted(kept - known):
         yield Finding("spool file without a row", file_id, partial(spool.drop, file_id))
 

@@ -15,7 +15,7 @@ from core import background
 from core.database import utcnow
 from core.metrics import metrics
 from core.services import services
-from models import File
+from storage import file_queries
 
 bp = Blueprint("scrape", __name__)
 
@@ -45,10 +45,10 @@ class Present(Collector):
         files = GaugeMetricFamily(
             "ferryman_undelivered_files", "Files on their way, by status.", labels=["status"]
         )
-        for status, count in File.count_undelivered().items():
+        for status, count in file_queries.count_undelivered().items():
             files.add_metric([status], count)
         yield files
-        oldest = File.oldest_undelivered()
+        oldest = file_queries.oldest_undelivered()
         waited = max((utcnow() - oldest).total_seconds(), 0) if oldest else 0
         yield _gauge("ferryman_oldest_undelivered_seconds", "Age of the oldest file on its way.", waited)
         yield _gauge("ferryman_spool_bytes", "Bytes in the spool.", ferry.spool.used_bytes())

@@ -17,8 +17,8 @@ SPINE = sorted(path.stem for path in ROOT.glob("*.py"))
 ORDER = (
     ("config", "ferryman"),
     ("core",),
-    ("storage", "local"),
-    ("models",),
+    ("models", "local"),
+    ("storage",),
     ("file", "access"),
     ("web",),
     ("events",),

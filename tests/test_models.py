@@ -6,16 +6,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from flask import Flask
 from flask_migrate import Migrate, downgrade, upgrade
-from sqlalchemy import Row, inspect
+from sqlalchemy import inspect
 
 from core import database
 from core.database import db, utcnow
+from core.file_row import FileRow
 from models import File, UploadStatus
+from storage import file_queries
 from tests.kit.stack import ROOT
 
 LEASE = 30
@@ -58,7 +59,7 @@ def add_file() -> str:
     return row.id
 
 
-def found(file_id: str) -> Row[Any]:
+def found(file_id: str) -> FileRow:
     row = File.find(file_id)
     assert row
     return row
@@ -144,8 +145,8 @@ def test_nothing_moves_a_file_that_nobody_claimed(file_id: str) -> None:
 
 
 def test_the_oldest_undelivered_file_is_known(file_id: str) -> None:
-    assert File.oldest_undelivered() == found(file_id).created_at
+    assert file_queries.oldest_undelivered() == found(file_id).created_at
     File.claim(file_id, "one", LEASE)
-    assert File.oldest_undelivered() == found(file_id).created_at
+    assert file_queries.oldest_undelivered() == found(file_id).created_at
     File.complete(file_id, "one", "url", "sha")
-    assert File.oldest_undelivered() is None
+    assert file_queries.oldest_undelivered() is None

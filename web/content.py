@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from http import HTTPStatus
-from typing import Any
 
 from flask import Blueprint, Response, redirect, request
-from sqlalchemy import Row
 from werkzeug.http import http_date
 from werkzeug.wrappers import Response as BaseResponse
 
 from core.errors import Conflict, InvalidQuery
+from core.file_row import FileRow
 from core.services import services
 from models import UploadStatus
 from web.disposition import attachment
@@ -47,10 +47,10 @@ def content(file_id: str) -> BaseResponse:
     row, proxy = own_file(file_id), request.args.getlist("proxy")
     if proxy not in ([], ["1"]):
         raise InvalidQuery("proxy can only be 1.")
-    if row.upload_status != UploadStatus.COMPLETE:
+    if row.upload_status != UploadStatus.COMPLETE or row.completed_at is None:
         raise Conflict("The file is not in S3.", row.id)
     if proxy:
-        return _stream(row)
+        return _stream(row, row.completed_at)
     if request.method == "HEAD":
         return _outline(row)
     address = services().store.presigned_url(row.key, attachment(row.name), REDIRECT_SECONDS)
@@ -59,16 +59,16 @@ def content(file_id: str) -> BaseResponse:
     return response
 
 
-def _stream(row: Row[Any]) -> Response:
+def _stream(row: FileRow, completed_at: datetime) -> Response:
     response = Response(headers=SAFE)
     response.headers["Cache-Control"] = "private, no-cache"
-    response.headers["Last-Modified"] = http_date(row.completed_at)
+    response.headers["Last-Modified"] = http_date(completed_at)
     response.set_etag(row.id)  # the bytes of an id never change
-    if is_not_modified(request, row.id, row.completed_at):
+    if is_not_modified(request, row.id, completed_at):
         response.status_code = HTTPStatus.NOT_MODIFIED
         return response
     _describe(response, row)
-    span = asked_span(request, row.size, row.id, row.completed_at)
+    span = asked_span(request, row.size, row.id, completed_at)
     start, stop = span or (0, row.size)
     if span:
         response.status_code = HTTPStatus.PARTIAL_CONTENT
@@ -79,7 +79,7 @@ def _stream(row: Row[Any]) -> Response:
     return response
 
 
-def _outline(row: Row[Any]) -> Response:
+def _outline(row: FileRow) -> Response:
     """Answer HEAD of an address whose GET redirects to S3.
 
     A link is signed for one method, and who asks by HEAD often goes on by GET where HEAD ended: so that is here.
@@ -91,7 +91,7 @@ def _outline(row: Row[Any]) -> Response:
     return response
 
 
-def _describe(response: Response, row: Row[Any]) -> None:
+def _describe(response: Response, row: FileRow) -> None:
     response.headers["Content-Type"] = row.content_type
     response.headers["Content-Disposition"] = attachment(row.name)
     response.headers["Accept-Ranges"] = "bytes"

@@ -12,7 +12,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from access import auth
 from core.errors import InvalidQuery
-from models import File, Mode, UploadStatus
+from models import Mode, UploadStatus
+from storage import file_queries
 from web.representation import file_json, rfc3339
 
 bp = Blueprint("listing", __name__)
@@ -44,7 +45,7 @@ def list_files() -> BaseResponse:
       responses: {200: Page, 304: NotModified, 400: InvalidQuery}
     """
     query = _parse(request.args)
-    rows = File.page(auth.owner(), query.limit + 1, *query[1:])
+    rows = file_queries.page(auth.owner(), query.limit + 1, *query[1:])
     shown, following = rows[: query.limit], None
     if len(rows) > query.limit:
         cursor = _encode(shown[-1].created_at, shown[-1].id)

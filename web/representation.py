@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row
 from werkzeug.exceptions import NotFound
 
 from access import auth
-from models import File, FileRow
+from core.file_row import FileRow
+from models import File
 
 
-def own_file(file_id: str) -> Row[Any]:
+def own_file(file_id: str) -> FileRow:
     """Find a File of whoever asks.
 
     Raises:

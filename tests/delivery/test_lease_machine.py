@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from core import database
 from core.database import db, new_id, utcnow
 from models import File, UploadStatus
+from storage import file_queries
 
 LEASE = 30
 WINDOW = 3600
@@ -93,7 +94,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return self.now + timedelta(seconds=seconds)
 
     def is_due(self) -> bool:
-        return self.file_id in File.due(SPOOL, 1000)
+        return self.file_id in file_queries.due(SPOOL, 1000)
 
     def pick(self, number: int) -> Run | None:
         """A run that has not crashed, be it long out of its lease or at its end."""

@@ -23,7 +23,7 @@ from config import Config, ConfigError
 from core.errors import Infected, ScannerAway, UploadError, UploadTooLarge
 from core.services import services
 from delivery.scanner import Scanner
-from models import File
+from storage import file_queries
 from tests.conftest import running_app
 from tests.kit import zoo
 from tests.kit.stack import BUCKET, Clamd, RedisServer, S3Server, Web, Worker, wait_for
@@ -364,7 +364,7 @@ def test_a_long_scan_keeps_its_lease(env: dict[str, str]) -> None:
         with apps[0].app_context():
             for _ in range(25):
                 time.sleep(0.1)
-                due.extend(File.due(services().spool.id, 10))
+                due.extend(file_queries.due(services().spool.id, 10))
         client.sendall(b"stream: OK\0")
 
     settings = {**env, "LEASE_SECONDS": "1"}

@@ -15,9 +15,10 @@ from uuid import uuid4
 
 import pytest
 from flask import Flask
-from sqlalchemy import Row, update
+from sqlalchemy import update
 
 from core.database import db, new_id, utcnow
+from core.file_row import FileRow
 from delivery.deliver import BACKOFF_CAP_SECONDS, backoff_seconds, deliver, take_digest
 from delivery.sweep import sweep
 from models import File, UploadStatus
@@ -42,7 +43,7 @@ def upload(app: Flask, mode: str = "celery") -> str:
     return str(answer.json["id"])
 
 
-def found(app: Flask, file_id: str) -> Row[Any]:
+def found(app: Flask, file_id: str) -> FileRow:
     with app.app_context():
         row = File.find(file_id)
     assert row
@@ -63,7 +64,7 @@ def swept(app: Flask) -> None:
     wait_for(lambda: app.extensions["ferryman"].pool.held == 0)
 
 
-def delivered(app: Flask, file_id: str) -> Row[Any]:
+def delivered(app: Flask, file_id: str) -> FileRow:
     """Deliver once, as whoever's turn it is; the answer is the row."""
     with app.app_context():
         deliver(file_id)

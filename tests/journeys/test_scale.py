@@ -24,6 +24,7 @@ from core import database
 from core.database import db, utcnow
 from intake.idempotency import Claim, claim, forget_old
 from models import File, UploadStatus
+from storage import file_queries
 from tests.kit.stack import ROOT, PostgresServer
 
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(600)]
@@ -144,14 +145,14 @@ def listed(owner: str, after: int | None = None, **narrowed: Any) -> Callable[[]
 
     def read() -> object:
         row = File.find(file_id(after)) if after else None
-        return File.page(owner, 50, row and (row.created_at, row.id), **narrowed)
+        return file_queries.page(owner, 50, (row.created_at, row.id) if row else None, **narrowed)
 
     return read
 
 
 def in_flight() -> None:
     with db.engine.connect() as connection:
-        assert File.count_in_flight(connection, "busy")
+        assert file_queries.count_in_flight(connection, "busy")
 
 
 def take_key() -> None:
@@ -167,15 +168,15 @@ def remember_key() -> None:
 
 QUERIES: dict[str, Callable[[], object]] = {
     "status by id": lambda: File.find(file_id(123_456)),
-    "due": lambda: File.due("spool-1", 4),
-    "due, many": lambda: File.due("spool-2", 32),
-    "due, nothing is": lambda: File.due("no such spool", 4),
+    "due": lambda: file_queries.due("spool-1", 4),
+    "due, many": lambda: file_queries.due("spool-2", 32),
+    "due, nothing is": lambda: file_queries.due("no such spool", 4),
     "claim": lambda: File.claim(file_id(16), "owner", 30, "spool-0"),
     "complete": lambda: File.complete(file_id(16), "owner", "url", "sha256"),
-    "oldest undelivered": File.oldest_undelivered,
+    "oldest undelivered": file_queries.oldest_undelivered,
     "own status by id": lambda: File.find_own(file_id(123_456), "busy"),
     "in flight": in_flight,
-    "erased": lambda: File.erased(["spool-1"]),
+    "erased": lambda: file_queries.erased(["spool-1"]),
     "listing": listed("busy"),
     "listing, far back": listed("busy", 900_000),
     "listing of the rare": listed("rare"),
@@ -183,7 +184,7 @@ QUERIES: dict[str, Callable[[], object]] = {
     "listing of ERROR": listed("busy", status=UploadStatus.ERROR),
     "listing of a mode": listed("busy", mode="async"),
     "listing of a name": listed("busy", name="REPORT"),
-    "rows of a batch of ids": lambda: list(File.among(file_id(number) for number in range(1, 500))),
+    "rows of a batch of ids": lambda: list(file_queries.among(file_id(number) for number in range(1, 500))),
     "new idempotency key": take_key,
     "known idempotency key": remember_key,
     "forget old keys": forget_old,

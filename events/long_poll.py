@@ -1,0 +1,59 @@
+"""Long polls: GET /files/<id> with `Prefer: wait` answers when the file changes (RFC 7240)."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import suppress
+
+from flask import request
+from werkzeug.http import parse_dict_header
+
+from access import auth
+from core.errors import Busy, Unauthorized
+from core.file_row import FileRow
+from core.services import services, this_app
+from events.hub import Closed
+from models import UploadStatus
+from web.representation import own_file
+
+LONGEST_WAIT_SECONDS = 60
+DIGEST_LOOK_SECONDS = 0.25
+NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+
+
+def preferred_wait() -> int:
+    """Return how many seconds the client would wait for a change; 0 if it does not say.
+
+    Source: RFC 7240, section 4.3.
+    """
+    seconds = parse_dict_header(request.headers.get("Prefer", "")).get("wait") or ""
+    return min(int(seconds), LONGEST_WAIT_SECONDS) if NUMBER.fullmatch(seconds) else 0
+
+
+def changed(row: FileRow, seconds: int) -> FileRow:
+    """Wait until a file has changed; returns at once if too many clients are waiting.
+
+    Of a COMPLETE file only the SHA-256 can change, from None. No event tells of that, so the row is read again.
+
+    Args:
+        row: the file as the client knows it.
+        seconds: the longest wait.
+
+    Returns:
+        The row as it is now.
+
+    Raises:
+        Unauthorized: the key was revoked meanwhile.
+    """
+    lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
+    if row.upload_status.is_final and not lacks_digest:
+        return row
+    pause = DIGEST_LOOK_SECONDS if lacks_digest else seconds
+    ends_at, key = time.monotonic() + seconds, auth.KeyCheck()
+    with suppress(Busy, Closed), services().hub.watching(this_app(), row.owner, row.id) as (watcher, _):
+        while own_file(row.id).updated_at == row.updated_at and time.monotonic() < ends_at:
+            watcher.take(min(max(0.0, ends_at - time.monotonic()), key.seconds_left(), pause))
+            if key.fails():
+                raise Unauthorized("The key was revoked.")
+    return own_file(row.id)

@@ -1,0 +1,97 @@
+"""Queries over many File rows: pages of an owner, what is due, what is left of lost spools, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, func, or_, select, tuple_
+
+from core.database import BATCH, batched, db, utcnow
+from core.file_row import FileRow
+from core.names import fold
+from models import ERASED, UNDELIVERED, File, Mode, UploadStatus, is_due, read_rows
+from storage import spools
+
+
+def page(
+    owner: str,
+    limit: int,
+    before: tuple[datetime, str] | None = None,
+    status: UploadStatus | None = None,
+    mode: Mode | None = None,
+    name: str | None = None,
+) -> Sequence[FileRow]:
+    """Return a page of an owner's rows, newest first.
+
+    Args:
+        owner: the owner.
+        limit: the size of the page, in rows.
+        before: creation time and id of the last row of the page before.
+        status: only rows with this status.
+        mode: only rows with this mode.
+        name: only rows whose name contains this, in any case and Unicode form.
+    """
+    statement = select(File).where(File.owner == owner, File.erased_at.is_(None))
+    if before:
+        statement = statement.where(tuple_(File.created_at, File.id) < tuple_(*before))
+    if status:
+        statement = statement.where(File.upload_status == status)
+    if mode:
+        statement = statement.where(File.mode == mode)
+    if name:
+        # A version before revision 0008, which runs on during an upgrade, writes rows without it.
+        is_older = and_(File.name_search == "", File.name.icontains(name, autoescape=True))
+        statement = statement.where(or_(File.name_search.contains(fold(name), autoescape=True), is_older))
+    newest_first = statement.order_by(File.created_at.desc(), File.id.desc()).limit(limit)
+    return read_rows(newest_first)
+
+
+def count_in_flight(connection: Connection, owner: str) -> int:
+    """Return the number of an owner's files that a host still delivers, in the transaction of the caller."""
+    has_host = File.spool_id.not_in(spools.lost_ids())
+    return connection.scalars(select(func.count()).where(File.owner == owner, UNDELIVERED, has_host)).one()
+
+
+def among(ids: Iterable[str]) -> Iterator[FileRow]:
+    """Yield the rows that exist of these ids; read in batches."""
+    for batch in batched(ids):
+        yield from read_rows(select(File).where(File.id.in_(batch)))
+
+
+def due(spool_id: str, limit: int) -> Sequence[str]:
+    """Return the ids of a spool's undelivered rows that no run holds, the longest due first."""
+    statement = select(File.id).where(UNDELIVERED, File.spool_id == spool_id, is_due())
+    with db.engine.connect() as connection:
+        return connection.scalars(statement.order_by(File.due_at).limit(limit)).all()
+
+
+def expired(spool_ids: Sequence[str]) -> Sequence[str]:
+    """Return the ids of due rows of these spools whose retry window is over."""
+    statement = select(File.id).where(UNDELIVERED, File.spool_id.in_(spool_ids), is_due())
+    with db.engine.connect() as connection:
+        return connection.scalars(statement.where(File.retry_until < utcnow()).limit(BATCH)).all()
+
+
+def erased(spool_ids: Sequence[str]) -> Sequence[FileRow]:
+    """Return a batch of the erased rows of these spools whose lease, if any, has run out."""
+    statement = select(File).where(ERASED, File.spool_id.in_(spool_ids), is_due()).limit(BATCH)
+    return read_rows(statement)
+
+
+def oldest_undelivered() -> datetime | None:
+    """Return when the oldest PENDING or PROCESSING row was created; None without one."""
+    # One question for each status, because each is answered by the first entry of an index.
+    statuses = (UploadStatus.PENDING, UploadStatus.PROCESSING)
+    first = select(func.min(File.created_at))
+    with db.engine.connect() as connection:
+        oldest = [connection.scalar(first.where(File.upload_status == status)) for status in statuses]
+    return min((moment for moment in oldest if moment), default=None)
+
+
+def count_undelivered() -> dict[str, int]:
+    """Return the number of PENDING and of PROCESSING rows."""
+    statement = select(File.upload_status, func.count()).where(UNDELIVERED).group_by(File.upload_status)
+    counts = {str(status): 0 for status in (UploadStatus.PENDING, UploadStatus.PROCESSING)}
+    with db.engine.connect() as connection:
+        return counts | {str(status): count for status, count in connection.execute(statement)}
