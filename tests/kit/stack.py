@@ -19,9 +19,11 @@ from typing import Any
 import psycopg
 import redis
 import requests
+from flask_migrate import upgrade
 from sqlalchemy import create_engine, text
 
 from app import create_app
+from core.database import db
 from core.errors import ScannerAway
 from delivery.scanner import Scanner
 from local import servers as local_servers
@@ -265,8 +267,10 @@ class Web(Service):
 
     def start(self) -> None:
         """Bring the database up to date first, as `make run` does."""
-        migrate = [sys.executable, "-m", "flask", "--app", "app", "db", "upgrade"]
-        subprocess.run(migrate, env=self.env, cwd=ROOT, check=True, capture_output=True)
+        app = create_app(self.env)
+        with app.app_context():
+            upgrade(str(ROOT / "migrations"))
+            db.engine.dispose()
         super().start()
 
     def wait(self) -> None:
