@@ -19,11 +19,12 @@ from typing import Any
 import psycopg
 import redis
 import requests
-from flask_migrate import upgrade
+from flask import Flask
+from flask_migrate import Migrate, upgrade
 from sqlalchemy import create_engine, text
 
 from app import create_app
-from core.database import db
+from core import database
 from core.errors import ScannerAway
 from delivery.scanner import Scanner
 from local import servers as local_servers
@@ -256,6 +257,16 @@ class Clamd(Service):
         wait_for(answers, what="clamd")
 
 
+def bring_up_to_date(database_uri: str) -> None:
+    """Do what `flask db upgrade` does, in this process, which has all modules already."""
+    app = Flask(__name__)
+    database.init_app(app, database_uri, survive_power_loss=False)
+    Migrate(app, database.db)
+    with app.app_context():
+        upgrade(str(ROOT / "migrations"))
+        database.db.engine.dispose()
+
+
 class Web(Service):
     """gunicorn with the app, on a port of its own."""
 
@@ -267,10 +278,7 @@ class Web(Service):
 
     def start(self) -> None:
         """Bring the database up to date first, as `make run` does."""
-        app = create_app(self.env)
-        with app.app_context():
-            upgrade(str(ROOT / "migrations"))
-            db.engine.dispose()
+        bring_up_to_date(self.env["SQLALCHEMY_DATABASE_URI"])
         super().start()
 
     def wait(self) -> None:

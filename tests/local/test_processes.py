@@ -9,7 +9,8 @@ import time
 from tests.kit.stack import ROOT
 
 SCRIPT = """
-import sys, processes
+import sys
+from local import processes
 processes.FIRST_PAUSE_SECONDS = 0.02
 manager = processes.Manager()
 for name, command in zip(sys.argv[1::2], sys.argv[2::2]):
