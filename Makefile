@@ -3,6 +3,7 @@
 PORT ?= 5000
 DATA_DIR ?= ./var
 PYTHON ?= python3
+WORKERS ?= 4
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -15,8 +16,9 @@ help: ## Show this list
 run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=./var)
 	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python -m local.run
 
-test: .venv/test ## Run all tests on real servers, with coverage (ARGS="-k contract")
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not faults and not fuzz and not soak and not scale" $(ARGS)
+test: .venv/test ## Run all tests on real servers, with coverage (WORKERS=4 ARGS="-k contract")
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered \
+		-m "not faults and not fuzz and not soak and not scale" $(ARGS)
 
 faults: .venv/test ## Run the whole fault kit: everything that can die, at every step
 	@$(BIN)/python -m pytest tests/faults -m "not soak" $(ARGS)

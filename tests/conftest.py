@@ -40,6 +40,27 @@ class Client(FlaskClient):
 Flask.test_client_class = Client
 
 
+LONGEST = (
+    "local/test_run.py",
+    "openapi/test_openapi.py",
+    "test_docs.py",
+    "storage/test_stores.py",
+    "storage/test_spool_disk.py",
+    "ops/test_slow_clients.py",
+    "ops/test_refusals.py",
+    "delivery/test_late_digests.py",
+    "core/test_migrations.py",
+    "web/test_page.py",
+    "faults/test_faults.py",
+)
+"""The files that take longest: they come first, so that no worker begins one when the others are done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(scope="session")
 def server_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("servers")

@@ -10,8 +10,6 @@ import pytest
 from tests.faults.kit import Kit, Result
 from tests.kit.stack import PostgresServer, RedisServer, S3Server
 
-RESULTS: list[Result] = []
-
 
 @pytest.fixture
 def kit(tmp_path: Path, s3: S3Server, redis_server: RedisServer, postgres: PostgresServer) -> Iterator[Kit]:
@@ -34,17 +32,23 @@ def started(kit: Kit) -> Iterator[Kit]:
 
 
 @pytest.fixture
-def results() -> list[Result]:
-    return RESULTS
+def results(request: pytest.FixtureRequest) -> Iterator[list[Result]]:
+    """The results of a test; they travel with its report, which may come from another process."""
+    found: list[Result] = []
+    yield found
+    request.node.user_properties.extend(("fault", list(result)) for result in found)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not RESULTS:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    teardowns = [report for report in reports if getattr(report, "when", "") == "teardown"]
+    results = [Result(*fact) for report in teardowns for name, fact in report.user_properties if name == "fault"]
+    if not results:
         return
     terminalreporter.section("faults")
     row = "{:46} {:7} {:>9} {:>10} {:>5} {:>11} {:>9}"
     header = ("fault", "mode", "accepted", "delivered", "lost", "duplicated", "healed s")
     terminalreporter.write_line(row.format(*header))
-    for result in RESULTS:
+    for result in results:
         shown = [*map(str, result[:-1]), f"{result.seconds_to_heal:.1f}"]
         terminalreporter.write_line(row.format(*shown))
