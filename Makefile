@@ -8,7 +8,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults fuzz soak scale load bench bench-quick pictures check format clean openapi release-api
+.PHONY: help run test faults fuzz soak scale load bench bench-quick pictures dist check format clean openapi release-api
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ bench-quick: .venv/bench ## The same with few samples, in under 2 minutes
 
 pictures: .venv/test ## Make the pictures of the page for the docs
 	@$(BIN)/python -m tests.kit.pictures
+
+dist: .venv/test ## Build the client's wheel and sdist into dist/
+	@$(BIN)/python -m build --outdir dist .
 
 openapi: .venv/test ## Publish the API's document as docs/openapi.json
 	@S3_BUCKET_NAME=any SPOOL_DIR=var/openapi $(BIN)/python -c 'import json, app; print(json.dumps(app.create_app().extensions["openapi"], indent=2))' > docs/openapi.json

@@ -39,8 +39,9 @@ def main() -> int:
     if not found or major(current) > major(released):
         return 0
     sys.stderr.write(
-        f"That breaks clients of {RELEASED}. If it is meant, raise VERSION in openapi.py: the first number,"
-        " or the second one while the first is 0. At the release, `make release-api` lets the new promise begin.\n"
+        f"That breaks clients of {RELEASED}. If it is meant, raise __version__ in ferryman/__init__.py: the first"
+        " number, or the second one while the first is 0. At the release,"
+        " `make release-api` lets the new promise begin.\n"
     )
     return 1
 

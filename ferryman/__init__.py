@@ -3,3 +3,4 @@
 from ferryman.client import Client, ClientError, File, Problem, TimedOut, Unreachable
 
 __all__ = ["Client", "ClientError", "File", "Problem", "TimedOut", "Unreachable"]
+__version__ = "0.1.0"

@@ -1,28 +1,31 @@
-"""The client's commands, `upload` and `watch`: as `ferryman`, and in `flask`."""
+"""The command `ferryman`: uploads, watches, lists, downloads and deletes files of a service."""
 
 from __future__ import annotations
 
 import itertools
-import json
+import json as json_format
 import os
 import shlex
+import shutil
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from threading import Lock
-from typing import Any, NamedTuple, TextIO
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ferryman.client import Client, ClientError, File, Problem, TimedOut, Unreachable
+from ferryman import __version__
+from ferryman.batch import FAILED, OK, STDIN, UNREACHABLE, Batch, Service, write
+from ferryman.client import Client, ClientError, File, Problem, Unreachable
+from ferryman.sources import expand
 
-OK, FAILED, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
-DEFAULT_ADDRESS = "http://localhost:5000"
-STDIN = "-"
 PROGRAM = "ferryman"
+DEFAULT_ADDRESS = "http://localhost:5000"
+MODES = click.Choice(["normal", "async", "celery"])
+STATUSES = click.Choice(["PENDING", "PROCESSING", "COMPLETE", "ERROR"])
 EPILOG = """\b
 Exit codes:
   0    every file is COMPLETE (without --watch: accepted)
@@ -35,23 +38,21 @@ Exit codes:
 Command = Callable[..., None]
 
 
-class Service(NamedTuple):
-    """Where to send, and how: the options that both commands share."""
+def connection_options(command: Command) -> Command:
+    """Give a command the options that say where the service is, and which key it wants."""
+    to = click.option(
+        "--to", envvar="FERRYMAN_URL", show_envvar=True, default=DEFAULT_ADDRESS, show_default=True, metavar="URL"
+    )
+    key = click.option(
+        "--key", envvar="FERRYMAN_KEY", show_envvar=True, help="Set the variable: `ps` shows options."
+    )
+    return to(key(command))
 
-    to: str
-    key: str | None
-    json: bool
-    jobs: int
-    timeout: float
 
-
-def service_options(command: Command) -> Command:
+def batch_options(command: Command) -> Command:
     """Give a command the options that `Service` has."""
     options = (
-        click.option("--to", envvar="FERRYMAN_URL", show_envvar=True, default=DEFAULT_ADDRESS, show_default=True),
-        click.option(
-            "--key", envvar="FERRYMAN_KEY", show_envvar=True, help="Set the variable: `ps` shows options."
-        ),
+        connection_options,
         click.option("--json", is_flag=True, help="Write a line of JSON for each file."),
         click.option("--jobs", type=click.IntRange(1), default=3, show_default=True, help="Files at a time."),
         click.option(
@@ -69,41 +70,120 @@ def service_options(command: Command) -> Command:
 
 
 @click.group()
+@click.version_option(__version__, prog_name=PROGRAM)
 def main() -> None:
-    """Upload files to a Ferryman, and watch them."""
+    """Upload files to a Ferryman service, and watch, list, download and delete them."""
 
 
 @main.command(epilog=EPILOG)
 @click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True))
-@click.option("--mode", type=click.Choice(["normal", "async", "celery"]), default="async", show_default=True)
+@click.option("--mode", type=MODES, default="async", show_default=True)
 @click.option("--watch/--no-watch", "follow", help="Wait until every file is COMPLETE or ERROR.")
-@click.option("--name", help="The name of what comes by standard input.")
-@service_options
+@click.option("--name", help="The name of the file that comes by standard input.")
+@click.option("--recursive", "-r", is_flag=True, help="Upload the files in folders, and in the folders below.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out matching files and folders.")
+@batch_options
 @click.pass_context
 def upload(
-    ctx: click.Context, /, files: tuple[str, ...], mode: str, follow: bool, name: str | None, **service: Any
+    ctx: click.Context,
+    /,
+    files: tuple[str, ...],
+    mode: str,
+    follow: bool,
+    name: str | None,
+    recursive: bool,
+    exclude: tuple[str, ...],
+    **service: Any,
 ) -> None:
     """Upload files; `-` is standard input."""
     if files.count(STDIN) != (name is not None):
         raise click.UsageError("Standard input, '-', needs a --name; other files keep their own.")
-    run(ctx, Service(**service), sum(map(_size, files)), lambda batch: batch.upload(files, mode, name, follow))
+    if exclude and not recursive:
+        raise click.UsageError("--exclude is for the files in folders; add --recursive.")
+    failures: list[tuple[str, OSError]] = []
+    found = list(expand(files, exclude, lambda *failure: failures.append(failure))) if recursive else files
+
+    def task(batch: Batch) -> None:
+        for source, error in failures:
+            batch.tell_failure(source, None, error)
+        batch.upload(found, mode, name, follow)
+
+    run(ctx, Service(**service), sum(map(_size, found)), task)
 
 
 @main.command(epilog=EPILOG)
 @click.argument("ids", nargs=-1, required=True)
-@service_options
+@batch_options
 @click.pass_context
 def watch(ctx: click.Context, /, ids: tuple[str, ...], **service: Any) -> None:
     """Wait until files that were uploaded earlier are COMPLETE or ERROR."""
     run(ctx, Service(**service), 0, lambda batch: batch.watch(ids))
 
 
+@main.command("list")
+@click.option("--status", type=STATUSES, help="Only files with this status.")
+@click.option("--mode", type=MODES, help="Only files of this mode.")
+@click.option("--name", help="Only files with this in their name.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many files; all by default.")
+@click.option("--json", is_flag=True, help="Write a line of JSON for each file.")
+@connection_options
+@click.pass_context
+def list_files(
+    ctx: click.Context, /, limit: int | None, json: bool, to: str, key: str | None, **filters: Any
+) -> None:
+    """List the files, newest first."""
+
+    def task(client: Client) -> None:
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        for file in itertools.islice(client.files(**wanted), limit):
+            write(json_format.dumps(file._asdict()) if json else _line(file))
+
+    ctx.exit(_each(to, key, [""], lambda client, _: task(client)))
+
+
+@main.command()
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--output", "-o", metavar="PATH", help="The file or folder to write; '-' is standard output.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@connection_options
+@click.pass_context
+def download(
+    ctx: click.Context, /, ids: tuple[str, ...], output: str | None, force: bool, to: str, key: str | None
+) -> None:
+    """Download files, by default under their own names into this folder."""
+    if len(ids) > 1 and output and not os.path.isdir(output):
+        raise click.UsageError("Several files need a folder as --output.")
+
+    def task(client: Client, file_id: str) -> None:
+        if output == STDIN:
+            _to_stdout(client, file_id)
+            return
+        target = _target(client, file_id, output)
+        if target.exists() and not force:
+            raise FileExistsError(None, "The file exists; replace it with --force", str(target))
+        client.download(file_id, target)
+        write(f"{file_id}  {click.format_filename(target)}")
+
+    ctx.exit(_each(to, key, ids, task))
+
+
+@main.command()
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@connection_options
+@click.pass_context
+def delete(ctx: click.Context, /, ids: tuple[str, ...], yes: bool, to: str, key: str | None) -> None:
+    """Delete files, and their objects in S3."""
+    if not yes:
+        click.confirm(
+            f"Delete {len(ids)} file{'s' * (len(ids) > 1)}? This cannot be undone.", abort=True, err=True
+        )
+    ctx.exit(_each(to, key, ids, lambda client, file_id: client.delete(file_id)))
+
+
 def run(ctx: click.Context, service: Service, size: int, task: Callable[[Batch], None]) -> None:
     """Do a batch's task, show its progress on a terminal, and exit with its code."""
-    try:
-        Client(service.to, service.key)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    _connect(service.to, service.key)
     with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar, logging_redirect_tqdm():
         batch = Batch(service, bar)
         try:
@@ -111,167 +191,77 @@ def run(ctx: click.Context, service: Service, size: int, task: Callable[[Batch],
         except KeyboardInterrupt:
             batch.interrupt()
     if batch.watched:
-        _write(f"To go on watching: {_resume(ctx, service, batch.watched)}", sys.stderr)
+        write(f"To go on watching: {_resume(ctx, service, batch.watched)}", sys.stderr)
     if batch.running:
         sys.stdout.flush()
         os._exit(batch.exit_code)  # an ordinary exit waits for threads, and they may wait for an answer
     ctx.exit(batch.exit_code)
 
 
+def _connect(to: str, key: str | None) -> Client:
+    try:
+        return Client(to, key)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _each(to: str, key: str | None, ids: Sequence[str], task: Callable[[Client, str], None]) -> int:
+    """Do a task for every id, also when it fails for some. Returns the exit code."""
+    exit_code = OK
+    with _connect(to, key) as client:
+        for file_id in ids:
+            try:
+                task(client, file_id)
+            except Unreachable as error:
+                write(str(error), sys.stderr)
+                return UNREACHABLE
+            except (ClientError, OSError) as error:
+                exit_code = FAILED
+                write(_failure(file_id, error), sys.stderr)
+    return exit_code
+
+
+def _failure(file_id: str, error: ClientError | OSError) -> str:
+    status = f" ({error.status})" if isinstance(error, Problem) else ""
+    detail = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+    return f"{file_id + ': ' if file_id else ''}{detail}{status}"
+
+
+def _line(file: File) -> str:
+    return "  ".join((file.upload_status, file.id, file.name, file.url or file.error or "")).rstrip()
+
+
+def _target(client: Client, file_id: str, output: str | None) -> Path:
+    """Return where a download goes. The file's own name never leads out of the folder."""
+    if output and not os.path.isdir(output):
+        return Path(output)
+    name = "".join(
+        letter if letter.isprintable() and letter not in "/\\:" else "_" for letter in client.file(file_id).name
+    )
+    return Path(output or ".") / (file_id if name.strip(". ") == "" else name)
+
+
+def _to_stdout(client: Client, file_id: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "content"
+        client.download(file_id, target)
+        with target.open("rb") as content:
+            shutil.copyfileobj(content, sys.stdout.buffer)
+
+
 def _size(source: str) -> int:
-    """Return the bytes that a file has, as far as that can be known before it is opened."""
+    """Return the size of a file in bytes, or 0 if it cannot be known before the file is opened."""
     try:
         return os.path.getsize(source)
-    except OSError:  # told when the file's turn comes, so that the others are sent
+    except OSError:  # reported when the file's turn comes, so that the others are sent
         return 0
 
 
 def _resume(ctx: click.Context, service: Service, ids: Iterable[str]) -> str:
-    """The command that goes on watching; the key is left to the environment."""
+    """Return the command that goes on watching. The key is left to the environment."""
     words = (ctx.find_root().info_name or PROGRAM).split()
     words += itertools.takewhile(lambda word: word != ctx.info_name, sys.argv[1:])
     words += ["watch", *ids]
     if service.to != DEFAULT_ADDRESS:
         words += ["--to", service.to]
     return shlex.join(words)
-
-
-class Batch:
-    """Files on their way, some at a time.
-
-    Args:
-        service: where to.
-        bar: shows how many bytes are sent.
-    """
-
-    def __init__(self, service: Service, bar: tqdm[Any]) -> None:
-        self.exit_code = OK
-        self.running: dict[Future[File], tuple[str, str | None]] = {}
-        """What is done or waits to be done; with its source, and its id once it has one."""
-        self.watched: dict[str, str] = {}
-        """Sources of what is accepted and not yet seen to end, by id."""
-        self._service = service
-        self._deadline = time.monotonic() + service.timeout
-        self._bar = bar
-        self._lock = Lock()
-        self._pool = ThreadPoolExecutor(service.jobs)
-        self._away: Unreachable | None = None
-
-    def upload(self, sources: tuple[str, ...], mode: str, name: str | None, follow: bool) -> None:
-        """Upload all, and then, if wanted, watch what is accepted."""
-        for source in sources:
-            self.running[self._pool.submit(self._upload, source, mode, name)] = (source, None)
-        for source, file in self._results():
-            if follow and not file.is_settled:
-                self._follow(source, file.id)
-            else:
-                self._tell(source, file)
-
-    def watch(self, ids: tuple[str, ...]) -> None:
-        """Watch what was accepted earlier."""
-        for file_id in ids:
-            self._follow(file_id, file_id)
-        for source, file in self._results():
-            self._tell(source, file)
-
-    def interrupt(self) -> None:
-        """Tell of every unfinished file how far it has come; ends the batch."""
-        for future, (source, file_id) in self.running.items():
-            if file_id:
-                reason = "Interrupted; its delivery to S3 goes on."
-            elif future.cancel():
-                reason = "Interrupted before it was sent."
-            else:
-                reason = "Interrupted before the service had answered."
-            self._tell_failure(source, file_id, ClientError(reason))
-        self.exit_code = INTERRUPTED
-
-    def _follow(self, source: str, file_id: str) -> None:
-        self.watched[file_id] = source
-        self.running[self._pool.submit(self._watch, file_id)] = (source, file_id)
-
-    def _results(self) -> Iterator[tuple[str, File]]:
-        """What becomes of the files; of those that fail, it is told here."""
-        while self.running:
-            done = self._done()
-            for future in done:
-                source, file_id = self.running.pop(future)
-                try:
-                    file = future.result()
-                except (ClientError, OSError) as error:
-                    self._tell_failure(source, file_id, error)
-                else:
-                    self.watched.pop(file.id, None)
-                    yield source, file
-            if not done:
-                for source, file_id in self.running.values():
-                    self._tell_failure(source, file_id, TimedOut(f"Not done within {self._service.timeout:g} s."))
-                return
-
-    def _done(self) -> set[Future[File]]:
-        """What is done, as soon as anything is; nothing once the time is up."""
-        while True:
-            left = max(self._deadline - time.monotonic(), 0)
-            # A signal just before the wait, or to another thread, does not end it: heed it after a second.
-            done = wait(self.running, min(left, 1), FIRST_COMPLETED).done
-            if done or not left:
-                return done
-
-    def _upload(self, source: str, mode: str, name: str | None) -> File:
-        sent_before = 0
-
-        def on_progress(sent: int, size: int) -> None:
-            nonlocal sent_before
-            with self._lock:
-                self._bar.update(sent - sent_before)
-            sent_before = sent
-
-        with self._client() as client:
-            if source == STDIN:
-                return client.upload(sys.stdin.buffer, mode, name, on_progress)
-            return client.upload(source, mode, on_progress=on_progress)
-
-    def _watch(self, file_id: str) -> File:
-        with self._client() as client:
-            return client.wait(file_id)
-
-    def _client(self) -> Client:
-        if self._away:  # then each of a thousand files need not find out anew
-            raise self._away
-        return Client(self._service.to, self._service.key)
-
-    def _tell(self, source: str, file: File) -> None:
-        if file.upload_status == "ERROR":
-            self.exit_code = max(self.exit_code, FAILED)
-        if self._service.json:
-            _write_json(source, file._asdict(), None)
-        else:
-            facts = (file.upload_status, file.id, click.format_filename(source), file.url or file.error or "")
-            _write("  ".join(facts).rstrip())
-
-    def _tell_failure(self, source: str, file_id: str | None, error: ClientError | OSError) -> None:
-        if isinstance(error, Unreachable):
-            self._away = error
-        elif isinstance(error, Problem) and file_id:  # it is refused to watch it
-            self.watched.pop(file_id)
-        self.exit_code = max(self.exit_code, UNREACHABLE if isinstance(error, Unreachable | TimedOut) else FAILED)
-        status = error.status if isinstance(error, Problem) else None
-        file_id = error.file_id or file_id if isinstance(error, Problem) else file_id
-        detail = (isinstance(error, OSError) and error.strerror) or str(error)
-        if self._service.json:
-            _write_json(source, None, {"status": status, "detail": detail, "file_id": file_id})
-        about = ", ".join(str(fact) for fact in (status, file_id and f"file {file_id}") if fact)
-        _write(f"{click.format_filename(source)}: {detail}{about and f' ({about})'}", sys.stderr)
-
-
-def _write_json(source: str, file: dict[str, Any] | None, problem: dict[str, Any] | None) -> None:
-    _write(json.dumps({"source": source, "file": file, "problem": problem}))
-
-
-def _write(line: str, stream: TextIO | None = None) -> None:
-    """Write a line past the progress bar; escape what the stream cannot show or a terminal would obey."""
-    stream = stream or sys.stdout
-    safe = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
-    encoding = stream.encoding or "utf-8"
-    tqdm.write(safe.encode(encoding, "backslashreplace").decode(encoding), stream)
-    stream.flush()

@@ -34,7 +34,7 @@ WAIT_SECONDS = 20
 POLL_SECONDS, MAX_POLL_SECONDS = 0.2, 2.0
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 8.0
 CHANGED = "The file changed while it was sent, so nothing of it was kept."
-MAY_PASS = (408, 429, 502, 503, 504)
+RETRYABLE = (408, 429, 502, 503, 504)
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with the bytes sent so far and all there are; when an upload is tried again, they start from 0."""
@@ -64,15 +64,15 @@ class File(NamedTuple):
 
     @property
     def is_settled(self) -> bool:
-        """Whether the delivery is over, well or not."""
+        """True if the delivery is over: COMPLETE or ERROR."""
         return self.upload_status in ("COMPLETE", "ERROR")
 
 
 class ClientError(Exception):
-    """What was asked for did not come about."""
+    """The request failed."""
 
     retry_after: float | None = None
-    """Seconds after which it may go better; None if it will not."""
+    """Seconds after which a retry may succeed; None if it will not."""
 
 
 class Unreachable(ClientError):
@@ -384,7 +384,7 @@ def _problem(answer: requests.Response, is_upload: bool) -> Problem:
     problem = Problem(answer.status_code, detail, body.get("file_id"))
     # The upload's Idempotency-Key is its own, so a conflict is with its own earlier try. What has a File does not
     # change by being sent again.
-    may_pass = problem.status in MAY_PASS or (is_upload and problem.status == HTTPStatus.CONFLICT)
+    may_pass = problem.status in RETRYABLE or (is_upload and problem.status == HTTPStatus.CONFLICT)
     if may_pass and not problem.file_id:
         problem.retry_after = _seconds(answer.headers.get("Retry-After", "0"))
     return problem

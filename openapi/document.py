@@ -14,11 +14,11 @@ from markupsafe import Markup, escape
 from werkzeug.routing import Rule
 
 from access import auth, keys
+from ferryman import __version__
 from openapi import components, schemas
 
 bp = Blueprint("openapi", __name__)
 
-VERSION = "0.1.0"
 ABOUT = """\
 Ferryman takes a file, answers at once, and lands it in S3 exactly once, whatever crashes in between.
 
@@ -112,7 +112,7 @@ def build(app: Flask) -> dict[str, Any]:
     """
     spec = APISpec(
         "Ferryman",
-        VERSION,
+        __version__,
         "3.1.0",
         plugins=[ViewPlugin()],
         info={"description": ABOUT},

@@ -9,7 +9,6 @@ import pty
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -73,15 +72,15 @@ def address(proxy: Proxy) -> str:
 
 
 class Commands:
-    """`python -m ferryman`, in a folder that has nothing of the service."""
+    """The installed `ferryman`, in a folder that has nothing of the service."""
 
-    def __init__(self, folder: Path, address: str) -> None:
+    def __init__(self, program: Path, folder: Path, address: str) -> None:
+        self.program = program
         self.folder = folder
         self.env = {"PATH": os.environ["PATH"], "HOME": str(folder), "FERRYMAN_URL": address}
-        shutil.copytree(ROOT / "ferryman", folder / "ferryman")
 
     def start(self, *words: str | Path, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "ferryman", *map(str, words)]
+        command = [str(self.program), *map(str, words)]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(command, cwd=self.folder, env=self.env, text=True, **pipes)
 
@@ -99,8 +98,8 @@ class Commands:
 
 
 @pytest.fixture
-def commands(tmp_path: Path, address: str) -> Commands:
-    return Commands(tmp_path, address)
+def commands(installed: Path, tmp_path: Path, address: str) -> Commands:
+    return Commands(installed / "ferryman", tmp_path, address)
 
 
 def new_file(folder: Path, name: str = "report.txt", size: int = 1000) -> tuple[Path, bytes]:
@@ -334,8 +333,7 @@ def test_an_unknown_id(commands: Commands) -> None:
 def resume(commands: Commands, err: str) -> str:
     """Do what the last line says."""
     words = shlex.split(err.splitlines()[-1].partition(": ")[2])
-    assert words[:3] == ["python", "-m", "ferryman"]
-    del words[:3]
+    assert words.pop(0) == "ferryman"
     return commands.run(*words)[0]
 
 
