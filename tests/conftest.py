@@ -72,10 +72,17 @@ AnyServer = TypeVar("AnyServer", S3Server, RedisServer, PostgresServer)
 def running(service: AnyServer) -> Iterator[AnyServer]:
     service.start()
     try:
-        service.wait()
+        _wait(service)
         yield service
     finally:
         service.stop()
+
+
+def _wait(service: AnyServer) -> None:
+    try:
+        service.wait()
+    except AssertionError as error:
+        raise AssertionError(f"{error}; its log ends with: {service.text()[-3000:]}") from error
 
 
 @pytest.fixture(scope="session")
