@@ -81,7 +81,7 @@ def test_type_checkers_know_its_types(installed: Path, tmp_path: Path) -> None:
 
 
 def test_it_runs_as_a_module_too(installed: Path) -> None:
-    command = [installed / "python", "-m", "ferryman", "--version"]
+    command = [str(installed / "python"), "-m", "ferryman", "--version"]
     assert __version__ in subprocess.run(command, cwd="/", check=True, capture_output=True, text=True).stdout
 
 
