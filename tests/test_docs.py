@@ -158,6 +158,25 @@ def run_in_bash(commands: str, folder: Path) -> tuple[int, str]:
     return code, log.read_text(errors="replace")
 
 
+@pytest.mark.parametrize(
+    "document", [*DOCS, *ROOT.glob("[!R]*.md"), ROOT / "ferryman/README.md"], ids=lambda path: path.name
+)
+def test_lines_of_prose_are_short(document: Path) -> None:
+    """Tables cannot wrap, nor can a link."""
+    lines = [line for line in prose(document).splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > 100 and " " in line.strip()] == []
+
+
+def test_the_session_with_curl_runs(service: tuple[int, Path], tmp_path: Path) -> None:
+    port, _ = service
+    (tmp_path / "report.pdf").write_bytes(SAMPLES["report.pdf"])
+    command = [str(ROOT / "examples" / "curl.sh"), "report.pdf", f"http://localhost:{port}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    said = ["status COMPLETE", "downloaded the same bytes", "deleted"]
+    assert done.stdout.splitlines()[1:] == said
+
+
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
 def test_every_block_is_run_or_checked(document: Path) -> None:
     for fence in fences(document):
