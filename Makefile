@@ -53,9 +53,9 @@ openapi: .venv/test ## Publish the API's document as docs/openapi.json
 release-api: ## Promise clients what docs/openapi.json says: a part of every release
 	@cp docs/openapi.json docs/openapi-released.json
 
-check: .venv/test ## Check format, lint, types, what would break clients, and for known weaknesses
+check: .venv/test ## Check format, lint, types, spelling, what would break clients, and for known weaknesses
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy . .ci/*.py && PYTHONPATH=. $(BIN)/python .ci/breaking.py
-	@$(BIN)/bandit -q -c pyproject.toml -r . && $(BIN)/python .ci/audit.py
+	@$(BIN)/codespell && .ci/lint-web && $(BIN)/bandit -q -c pyproject.toml -r . && $(BIN)/python .ci/audit.py
 
 format: .venv/test ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

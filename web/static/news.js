@@ -5,11 +5,10 @@ const GATHER_MS = 1000;
 const SAID = 3;
 
 let gathered = [];
-let timer = null;
 
 export function tell(sentence) {
   gathered.push(sentence);
-  timer ??= setTimeout(speak, GATHER_MS);
+  if (gathered.length === 1) setTimeout(speak, GATHER_MS);
 }
 
 function speak() {
@@ -17,5 +16,4 @@ function speak() {
   if (more > 0) gathered = [...gathered.slice(-SAID), more === 1 ? "And 1 more change." : `And ${more} more changes.`];
   region.textContent = gathered.join(" ");
   gathered = [];
-  timer = null;
 }
