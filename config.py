@@ -36,7 +36,7 @@ WEBHOOK_SECRET_PREFIX = "whsec_"
 
 
 class ConfigError(click.ClickException, ValueError):
-    """A setting is missing or has a value that cannot be used; `flask` tells it in one line."""
+    """A setting is missing or invalid; `flask` reports it in one line."""
 
 
 def _integer(text: str) -> int:
@@ -71,7 +71,7 @@ def _at_least(minimum: int, default: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every setting of Ferryman. `.env.example` says what each is for, and why its default is what it is."""
+    """Every setting of Ferryman. `.env.example` explains each setting and its default."""
 
     AUTH: str = field(default="required", metadata={"choices": AUTH_MODES})
     KEY_REQUESTS_PER_MINUTE: int = _at_least(0, 6000)
@@ -120,7 +120,7 @@ class Config:
 
     @classmethod
     def of_process(cls) -> Self:
-        """Read the settings of this process, or end it with one line that names the variable."""
+        """Read the settings of this process; a wrong one ends the process with a line that names the variable."""
         try:
             return cls.from_mapping(os.environ)
         except ConfigError as error:
@@ -128,13 +128,13 @@ class Config:
 
     @property
     def bind(self) -> str:
-        """The address to listen at, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
+        """The address to listen on, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
         host = self.HOST.strip("[]")
         return f"[{host}]:{self.PORT}" if ":" in host else f"{host}:{self.PORT}"
 
     @property
     def is_loopback(self) -> bool:
-        """True if only this machine can reach the address to listen at."""
+        """True if only this machine can reach the address to listen on."""
         return self.HOST.strip("[]").lower() in LOOPBACK
 
     @classmethod
@@ -190,14 +190,14 @@ class Config:
 
     @property
     def addressing_style(self) -> str:
-        """Where the bucket's name stands in an address: `path` or `virtual`, or `auto` to leave it to boto3."""
+        """The addressing style of the bucket: `path` or `virtual`, or `auto` to leave it to boto3."""
         if self.S3_ADDRESSING_STYLE == "auto" and self.S3_ENDPOINT_URL:
             return "path"
         return self.S3_ADDRESSING_STYLE
 
     @property
     def bucket_base_url(self) -> str:
-        """Where the urls of objects start, without a slash at the end."""
+        """The start of all object URLs, without a trailing slash."""
         if self.S3_BUCKET_BASE_URL:
             return self.S3_BUCKET_BASE_URL.rstrip("/")
         endpoint = (self.S3_ENDPOINT_URL or f"https://s3.{self.AWS_REGION}.amazonaws.com").rstrip("/")
@@ -208,7 +208,7 @@ class Config:
 
 
 def is_given(source: Mapping[str, str], name: str) -> bool:
-    """Whether a setting has a value, or a file with one."""
+    """Returns True if a setting has a value, or a file with one."""
     return bool(source.get(name) or source.get(f"{name}_FILE"))
 
 

@@ -1,4 +1,4 @@
-"""What an upload is: which names and types are taken, the key it gets, and how its bytes go to S3."""
+"""What an upload is: its name, media type and key, and the transfer of its bytes to S3."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ MEDIA_TYPE = re.compile(
 
 
 class Uploaded(NamedTuple):
-    """What became of the bytes: the object's url, and the hexadecimal SHA-256 of what was sent if it was taken."""
+    """A finished transfer: the object's URL, and the hexadecimal SHA-256 of the sent bytes if it was computed."""
 
     url: str
     sha256: str | None
 
 
 def rename_file(filename: str, now: datetime | None = None, content_type: str = "application/octet-stream") -> str:
-    """Make the key under which a file goes to S3: UTC timestamp, `--`, safe name, random part, extension.
+    """Return a new object key for a file: UTC timestamp, `--`, safe name, random part, extension.
 
     Args:
         filename: the name as the client sent it; may be anything.
@@ -72,12 +72,12 @@ def rename_file(filename: str, now: datetime | None = None, content_type: str = 
 
 
 def is_own_key(key: str) -> bool:
-    """Whether `rename_file` could have made a key."""
+    """Returns True if `rename_file` could have made the key."""
     return KEY.fullmatch(key) is not None
 
 
 def media_type(declared: str | None, filename: str) -> str:
-    """Settle the media type of a file: as declared, or else guessed by its name.
+    """Return the media type of a file: as declared, or else guessed from its name.
 
     Parameters that RFC 9110 does not allow, such as `codecs=vp8,opus` without quotes, are left out.
 
@@ -119,7 +119,7 @@ def process_file_to_stream(file: BinaryIO, to_utf8: bool = False) -> BinaryIO | 
 def upload_file(
     store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Progress = lambda sent: None
 ) -> Uploaded:
-    """Upload an open file to S3, in the caller's time.
+    """Upload an open file to S3, in the caller's thread.
 
     Args:
         store: where to.
@@ -154,7 +154,7 @@ def _put(store: Store, file: BinaryIO, info: ObjectInfo, on_progress: Progress) 
 
 
 def adopt_file(store: Store, info: ObjectInfo, on_progress: Progress = lambda sent: None) -> Uploaded:
-    """Take what is in S3 already for uploaded, where the spool has nothing: the database may be a restored one.
+    """Accept an object that S3 already holds, for a file without bytes in the spool, as after a restored database.
 
     Args:
         store: where it may be.
@@ -172,7 +172,7 @@ def adopt_file(store: Store, info: ObjectInfo, on_progress: Progress = lambda se
 
 
 def digest_file(file: BinaryIO, info: ObjectInfo) -> str:
-    """Take the SHA-256 of a file, in hexadecimal.
+    """Return the hexadecimal SHA-256 of a file.
 
     Args:
         file: an open file, which is read whole and closed.
@@ -192,7 +192,7 @@ def _told(chunks: Iterator[bytes], on_progress: Progress) -> Iterator[bytes]:
 
 
 def _digest(chunks: Iterator[bytes], info: ObjectInfo) -> str:
-    """The SHA-256 of bytes that must be those that were received."""
+    """Return the SHA-256 of the bytes, which must match the received ones."""
     sha256, crc, size = hashlib.sha256(), Crc64Nvme(), 0
     for chunk in chunks:
         sha256.update(chunk)

@@ -47,17 +47,17 @@ control_socket_disable = True
 
 
 class logger_class(Logger):  # type: ignore[misc]  # noqa: N801
-    """gunicorn's logger in our shape. Its own setting for that turns on the access log, with all query strings."""
+    """gunicorn's logger in our format. gunicorn's own setting would turn on the access log, with query strings."""
 
     def setup(self, cfg: Any) -> None:
-        """Let its lines go the way of all others."""
+        """Send gunicorn's log lines through our handlers."""
         super().setup(cfg)
         logging.config.dictConfig(logs.configuration(os.environ))
         logging.captureWarnings(True)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Sweep and send from the start of a process on: what an earlier one left is taken up at once."""
+    """Start the sweep and the webhooks with the process, so that work of an earlier process resumes at once."""
     gc.freeze()  # what is loaded stays; to look through it again and again stops all requests for 0.1 s each time
     worker.parts = [Sender(worker.app.callable), Sweeper(worker.app.callable)]
     for part in worker.parts:
@@ -68,6 +68,6 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(server: object, worker: Any) -> None:
-    """Let running deliveries finish, and give back what does not."""
+    """Let running deliveries finish, and return the others to PENDING."""
     for part in getattr(worker, "parts", ()):
         part.stop()

@@ -64,7 +64,7 @@ class Mode(enum.StrEnum):
 
 
 class UploadStatus(enum.StrEnum):
-    """Where an upload stands. COMPLETE is final."""
+    """The status of an upload. COMPLETE is final."""
 
     PENDING = "PENDING"
     PROCESSING = "PROCESSING"
@@ -158,7 +158,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def claim(cls, file_id: str, run_id: str, lease_seconds: float, spool_id: str | None = None) -> FileRow | None:
-        """Take the row for one run: PENDING, or PROCESSING with a lease that has run out.
+        """Claim the row for one run, if it is PENDING, or PROCESSING with an expired lease.
 
         Args:
             file_id: the row.
@@ -186,7 +186,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def renew(cls, file_id: str, run_id: str, lease_seconds: float, bytes_sent: int | None = None) -> bool:
-        """Prolong the run's lease from now, and tell how much it has sent; False if the run has lost it."""
+        """Renew the run's lease, and record its progress. Returns False if the run has lost the lease."""
         progress: dict[str, Any] = {} if bytes_sent is None else {"bytes_sent": bytes_sent}
         due_at = utcnow() + timedelta(seconds=lease_seconds)
         kind = PROGRESS if progress else None
@@ -194,23 +194,23 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def complete(cls, file_id: str, run_id: str, url: str, sha256: str | None) -> bool:
-        """PROCESSING -> COMPLETE, with its SHA-256 if that is known; False if the run has lost its lease."""
+        """PROCESSING -> COMPLETE, with the SHA-256 if known. Returns False if the run has lost its lease."""
         return cls._end(_COMPLETE, of_file=file_id, run=run_id, to_url=url, to_sha256=sha256, now=utcnow())
 
     @classmethod
     def digested(cls, file_id: str, sha256: str | None) -> bool:
-        """Tell the SHA-256 of a COMPLETE row, or None if nobody can; False if it is not COMPLETE, or has one."""
+        """Record a COMPLETE row's SHA-256, or that it has none. Returns False for any other row."""
         lacks_it = [cls.upload_status == UploadStatus.COMPLETE, cls.sha256.is_(None)]
         return cls._move(file_id, lacks_it, None, file_settled, sha256=sha256)
 
     @classmethod
     def fail(cls, file_id: str, run_id: str, error: str) -> bool:
-        """PROCESSING -> ERROR, with a reason a client may read; False if the run has lost its lease."""
+        """PROCESSING -> ERROR, with a reason for the client. Returns False if the run has lost its lease."""
         return cls._end(_FAIL, of_file=file_id, run=run_id, reason=error)
 
     @classmethod
     def give_back(cls, file_id: str, run_id: str, delay_seconds: float, error: str | None = None) -> bool:
-        """PROCESSING -> PENDING, to be tried again after a delay; False if the run has lost its lease."""
+        """PROCESSING -> PENDING, with an attempt after a delay. Returns False if the run has lost its lease."""
         return cls._move(
             file_id,
             cls._held_by(run_id),
@@ -222,12 +222,12 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def put_forward(cls, file_id: str) -> bool:
-        """Let the sweep take a PENDING row at once, because its hand-off came to nothing."""
+        """Make a PENDING row due now, because its hand-off failed."""
         return cls._move(file_id, [cls.upload_status == UploadStatus.PENDING], None, due_at=utcnow())
 
     @classmethod
     def retry(cls, file_id: str, window_seconds: float) -> bool:
-        """ERROR -> PENDING, as if it were new; False if it is not in ERROR."""
+        """ERROR -> PENDING, as if the file were new. Returns False if the row is not in ERROR."""
         now = utcnow()
         return cls._move(
             file_id,
@@ -241,7 +241,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def erase(cls, file_id: str, owner: str) -> bool:
-        """Whatever it is -> ERROR, seen by nobody, lost to its run; False if the owner has no such row."""
+        """Any status -> ERROR, hidden; a run loses its lease. Returns False if the owner has no such row."""
         now = utcnow()
         is_running = cls.upload_status == UploadStatus.PROCESSING
         return cls._move(
@@ -258,7 +258,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def remove(cls, file_id: str) -> None:
-        """Forget an erased row, of which nothing is left."""
+        """Delete an erased row whose object and bytes are gone."""
         with transaction() as connection:
             connection.execute(delete(cls).where(cls.id == file_id, ERASED))
 
@@ -311,7 +311,7 @@ def read_rows(statement: Select[*tuple[Any, ...]]) -> Sequence[FileRow]:
 
 
 def _is_due(now: Any, far: Any) -> ColumnElement[bool]:
-    """A row's time has come; or it lies so far ahead that a wrong clock must have written it."""
+    """The row is due, or due so far ahead that a wrong clock must have written it."""
     return or_(File.due_at <= now, File.due_at > far)
 
 

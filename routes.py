@@ -24,7 +24,7 @@ bp = Blueprint("files", __name__)
 
 @bp.post("/normal_upload")
 def normal_upload() -> Response:
-    """Take a file and answer when it is in S3.
+    """Upload a file and answer when it is in S3.
     ---
     post:
       operationId: uploadNormal
@@ -36,13 +36,13 @@ def normal_upload() -> Response:
     if row.upload_status == UploadStatus.ERROR:
         raise StoreError(row.error or "The file is not in S3.", row.id)
     if row.upload_status != UploadStatus.COMPLETE:  # another run has it, or had it when it was asked again
-        raise Conflict("The file is still on its way to S3.", row.id)
+        raise Conflict("The file is still being delivered to S3.", row.id)
     return _answer(row, HTTPStatus.CREATED)
 
 
 @bp.post("/async_upload")
 def async_upload() -> Response:
-    """Take a file, hand it to a background thread and answer at once.
+    """Upload a file and answer at once; a background thread delivers it.
     ---
     post:
       operationId: uploadAsync
@@ -55,7 +55,7 @@ def async_upload() -> Response:
 
 @bp.post("/celery_upload")
 def celery_upload() -> Response:
-    """Take a file, hand it to a Celery worker and answer at once.
+    """Upload a file and answer at once; a Celery worker delivers it.
     ---
     post:
       operationId: uploadCelery
@@ -68,7 +68,7 @@ def celery_upload() -> Response:
 
 @bp.get("/files/<file_id>")
 def file_status(file_id: str) -> BaseResponse:
-    """Tell a file's status, or that it has not changed; perhaps not before it has.
+    """Return a file's status, or 304 if it has not changed; with `Prefer: wait`, as soon as it changes.
     ---
     get:
       operationId: getFile
@@ -97,13 +97,13 @@ def delete(file_id: str) -> tuple[str, HTTPStatus]:
       responses: {204: Deleted, 404: NotFound}
     """
     if not erase(own_file(file_id)):
-        raise NotFound("There is no such file.")
+        raise NotFound("File not found.")
     return "", HTTPStatus.NO_CONTENT
 
 
 @bp.post("/files/<file_id>/retry")
 def retry(file_id: str) -> Response:
-    """Deliver a file again that ended in ERROR, if its bytes are still there.
+    """Retry the delivery of a file in ERROR, if its bytes are still available.
     ---
     post:
       operationId: retryFile
@@ -115,9 +115,9 @@ def retry(file_id: str) -> Response:
     row = own_file(file_id)
     is_here = row.spool_id == ferry.spool.id  # else the host that has the bytes finds the row due
     if not ferry.spool.has(file_id) if is_here else not spools.is_alive(row.spool_id):
-        raise Conflict("The file's bytes are no longer here.", file_id)
+        raise Conflict("The file's bytes are no longer available.", file_id)
     if not File.retry(file_id, ferry.config.RETRY_WINDOW_SECONDS):
-        raise Conflict("Only a file in ERROR can be tried again.", file_id)
+        raise Conflict("Only a file in ERROR can be retried.", file_id)
     if is_here:
         submit(file_id)
     return _answer(own_file(file_id), HTTPStatus.ACCEPTED)

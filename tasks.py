@@ -27,10 +27,10 @@ AHEAD_PART_BYTES = 8 * MIB  # little is left to send when the last byte has arri
 
 
 class Run:
-    """One upload on its way through a request: bytes arrive, then it is handed off, or nothing comes of it."""
+    """The delivery of one upload, seen from its request: bytes arrive, then it is handed off or given up."""
 
     def arrived(self, incoming: Incoming, key: str, content_type: str, chunk: bytes) -> None:
-        """Take note of a chunk that has arrived and is in the spool.
+        """Handle a chunk that has arrived and is in the spool.
 
         Args:
             incoming: the file in the spool.
@@ -40,15 +40,15 @@ class Run:
         """
 
     def hand_off(self, row: FileRow) -> None:
-        """The file is accepted; see that it is delivered."""
+        """Deliver the accepted file, or queue its delivery."""
         raise NotImplementedError
 
     def give_up(self) -> None:
-        """The file is not accepted."""
+        """Undo what was begun for a file that is not accepted."""
 
 
 class InlineRun(Run):
-    """Deliver the file in the request, a large one already while it arrives.
+    """Delivers the file in the request; a large one while it still arrives.
 
     The client waits, so a failure is told at once instead of tried again.
     """
@@ -86,14 +86,14 @@ class InlineRun(Run):
 
 
 class ThreadRun(Run):
-    """Deliver the file on the process's bounded thread pool."""
+    """Delivers the file on the process's bounded thread pool."""
 
     def hand_off(self, row: FileRow) -> None:
         submit_once_answered(row.id)
 
 
 class CeleryRun(Run):
-    """Hand the file to a Celery worker: a small one inside the message, a large one by its id.
+    """Hands the file to a Celery worker: a small file inside the message, a large one by its id.
 
     A dead broker is no error: the row is the truth, and the sweep delivers it.
     """

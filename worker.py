@@ -19,7 +19,7 @@ logging.captureWarnings(True)
 
 @setup_logging.connect
 def keep_our_logs(**_: Any) -> None:
-    """Be there: Celery then sets up no logs of its own."""
+    """Exist: with a receiver of this signal, Celery sets up no logs of its own."""
 
 
 celery = create_app().extensions["ferryman"].celery

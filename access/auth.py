@@ -36,13 +36,13 @@ def for_metrics(view: View) -> View:
 
 
 def at_any_host(view: View) -> View:
-    """Mark a view that tells nothing of any file, and is asked by the address of a process, as probes do."""
+    """Mark a view that shows nothing of any file and answers under any Host, as probes need it."""
     view.at_any_host = True  # type: ignore[attr-defined]
     return view
 
 
 def owner() -> str:
-    """Whose request this is."""
+    """Return the owner of the current request."""
     if services().config.AUTH == "open":
         return OPEN_OWNER
     name: str = g.key.owner
@@ -50,17 +50,17 @@ def owner() -> str:
 
 
 class KeyCheck:
-    """Looks at the key of a request that lasts again, so that a revoked key ends it."""
+    """Checks the key of a long request again and again, so that a revoked key ends it."""
 
     def __init__(self) -> None:
         self._due_at = time.monotonic() + KEY_CHECK_SECONDS
 
     def seconds_left(self) -> float:
-        """Seconds until the key is to be looked at again."""
+        """Return the seconds until the next check."""
         return max(0.0, self._due_at - time.monotonic())
 
     def fails(self) -> bool:
-        """Returns True if it was time to look, and the key is no longer what it was."""
+        """Returns True if the check was due and the key has changed."""
         if self.seconds_left() or services().config.AUTH == "open":
             return False
         self._due_at = time.monotonic() + KEY_CHECK_SECONDS
@@ -72,7 +72,7 @@ class KeyCheck:
 
 
 def init_app(app: Flask) -> None:
-    """Check every request of the app before its view, and count what its owner may do."""
+    """Check the key of every request before its view, and count it against its owner's rate limit."""
     app.before_request(_check)
 
 
@@ -90,12 +90,12 @@ def _check() -> None:
         return
     g.key = _presented_key()
     if g.key.role != role:
-        raise Forbidden("This key is not for that.")
+        raise Forbidden("This key does not grant access to this endpoint.")
     g.owner = g.key.owner
 
 
 def _presented_key() -> Row[tuple[ApiKey]]:
-    """The key that came with the request, which counts for its owner.
+    """Return the request's key, and count the request for its owner.
 
     Raises:
         Unauthorized: there is none, or none that is valid.

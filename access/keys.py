@@ -23,7 +23,7 @@ KEY = re.compile(rf"{KEY_PREFIX}_(?P<id>[0-9a-f]{{12}})_(?P<secret>[\w-]{{43}})"
 
 
 class ApiKey(db.Model):  # type: ignore[name-defined,misc]
-    """A key, of which only the hash is kept. Keys of the same owner see the same files."""
+    """An API key, stored as a hash. Keys of the same owner see the same files."""
 
     __tablename__ = "api_keys"
 
@@ -37,7 +37,7 @@ class ApiKey(db.Model):  # type: ignore[name-defined,misc]
 
 
 def create_key(owner: str, role: str = FILES) -> str:
-    """Make a key for an owner; it is shown now, and never again.
+    """Create a key for an owner. Returns the key, which is shown only now.
 
     Raises:
         ValueError: nobody can have that name.
@@ -52,20 +52,20 @@ def create_key(owner: str, role: str = FILES) -> str:
 
 
 def revoke_key(key_id: str) -> bool:
-    """Let a key open nothing from now on; False if there is no such key that does."""
+    """Revoke a key. Returns False if there is no such live key."""
     live = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
     with transaction() as connection:
         return connection.execute(live.values(revoked_at=utcnow())).rowcount == 1
 
 
 def all_keys() -> Sequence[Row[tuple[ApiKey]]]:
-    """Return every key that was ever made, oldest first."""
+    """Return all keys, oldest first."""
     with db.engine.connect() as connection:
         return connection.execute(select(ApiKey).order_by(ApiKey.created_at)).all()
 
 
 def find_key(token: str) -> Row[tuple[ApiKey]] | None:
-    """The live key that a token is, found by its id and told by its hash, in the same time whatever is wrong."""
+    """Return the live key for a token, or None; takes the same time whatever is wrong."""
     shaped = KEY.fullmatch(token)
     if not shaped:
         return None

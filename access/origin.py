@@ -1,4 +1,4 @@
-"""From where a request comes: the host that it names, and the page that sends it."""
+"""The origin of a request: the Host that it names, and the page that sends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[\w.-]{1,25
 
 
 def check_host(trusted: Collection[str]) -> None:
-    """Refuse a request for a host that is neither this machine nor trusted.
+    """Refuse a request whose Host is neither this machine nor trusted.
 
     A page of any site may let its own name resolve to this machine (DNS rebinding). For the browser it is then of
     the same origin as this service, and only the Host header tells. X-Forwarded-Host is not believed, since such a
@@ -34,7 +34,7 @@ def check_host(trusted: Collection[str]) -> None:
 
 
 def check_page() -> None:
-    """Refuse a request that a page of another origin sends; what is no browser sends no Origin.
+    """Refuse a request from a page of another origin. Clients other than browsers send no Origin.
 
     Schemes are not compared, since TLS ends at a proxy.
 
@@ -46,7 +46,7 @@ def check_page() -> None:
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
     is_own = origin is None or _authority(origin) == request.headers.get("Host", "").lower()
     if not is_own or site not in ("same-origin", "none"):
-        raise Forbidden("Pages of other sites may not use this service.")
+        raise Forbidden("Pages of other origins are not allowed to use this service.")
 
 
 def is_loopback(host: str) -> bool:
@@ -63,7 +63,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _authority(origin: str) -> str | None:
-    """The host and port in an origin; None if there are none, as in `null`."""
+    """Return the host and port in an origin, or None, as for `null`."""
     try:
         return urlsplit(origin.lower()).netloc or None
     except ValueError:

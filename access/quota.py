@@ -1,4 +1,4 @@
-"""Quotas: what an owner may upload in a day and have in flight, reserved before bytes are taken."""
+"""Quotas: an owner's bytes per day and files in flight, reserved before a body is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVER = date.min
 
 
 class Account(db.Model):  # type: ignore[name-defined,misc]
-    """What an owner has uploaded on its latest day; its row is the lock under which the owner reserves."""
+    """An owner's uploaded bytes on its latest day. The row is the lock under which its requests reserve."""
 
     __tablename__ = "accounts"
 
@@ -31,7 +31,7 @@ class Account(db.Model):  # type: ignore[name-defined,misc]
 
 
 class ReservationRow(db.Model):  # type: ignore[name-defined,misc]
-    """Room for an upload whose bytes are still arriving; it lapses if it is not renewed, as by a dead process."""
+    """The reservation of an upload that is still arriving. It lapses unless renewed, as after a crash."""
 
     __tablename__ = "reservations"
 
@@ -54,7 +54,7 @@ class Reservation:
         self._renewals = Every(config.LEASE_SECONDS / 3)
 
     def begin(self, size: int) -> None:
-        """Reserve so many bytes, and one file.
+        """Reserve a number of bytes, and one file.
 
         Raises:
             LimitReached: that is more than the owner has left.
@@ -67,12 +67,12 @@ class Reservation:
                 )
             ).one()
             if self._bytes_per_day and used + reserved + size > self._bytes_per_day:
-                raise LimitReached(f"More than {self._bytes_per_day} bytes in a day.", _seconds_to_midnight())
+                raise LimitReached(f"Quota exceeded: {self._bytes_per_day} bytes per day.", _seconds_to_midnight())
             if (
                 self._in_flight
                 and receiving + file_queries.count_in_flight(connection, self._owner) >= self._in_flight
             ):
-                raise LimitReached(f"More than {self._in_flight} files on their way to S3.", IN_FLIGHT_SECONDS)
+                raise LimitReached(f"Quota exceeded: {self._in_flight} files in flight.", IN_FLIGHT_SECONDS)
             values = {"id": self._id, "owner": self._owner, "reserved_bytes": size}
             connection.execute(insert(ReservationRow), values | {"due_at": utcnow() + self._lease})
 
@@ -105,7 +105,7 @@ class Reservation:
                 connection.execute(delete(ReservationRow).where(ReservationRow.id == self._id))
 
     def _lock(self, connection: Connection) -> int:
-        """Keep all others of the owner waiting until the transaction ends; the answer is what today has used."""
+        """Lock the owner's account until the transaction ends. Returns the bytes uploaded today."""
         today = utcnow().date()
         same_day = case((Account.day == today, Account.uploaded_bytes), else_=0)
         mine = Account.owner == self._owner
@@ -115,7 +115,7 @@ class Reservation:
 
 @contextmanager
 def reserve(reservation_id: str, owner: str, size: int, config: Config) -> Iterator[Reservation]:
-    """Reserve room for an upload while the block runs; at its end what was not settled is given back.
+    """Reserve quota for an upload while the block runs; an unsettled reservation is released at its end.
 
     Args:
         reservation_id: a name that is new.
@@ -132,7 +132,7 @@ def reserve(reservation_id: str, owner: str, size: int, config: Config) -> Itera
         yield reservation
         return
     if not size and config.KEY_BYTES_PER_DAY:
-        raise LengthRequired("Uploads are counted, so the request must have a Content-Length.")
+        raise LengthRequired("The request must have a Content-Length, since uploads count against a quota.")
     _open_account(owner)
     reservation.begin(size)
     try:
@@ -142,7 +142,7 @@ def reserve(reservation_id: str, owner: str, size: int, config: Config) -> Itera
 
 
 def forget_lapsed() -> None:
-    """Remove the reservations of processes that died."""
+    """Remove the reservations of dead processes."""
     with transaction() as connection:
         connection.execute(delete(ReservationRow).where(ReservationRow.due_at <= utcnow() - timedelta(hours=1)))
 

@@ -1,4 +1,4 @@
-"""Counting what an owner or an address does in a minute, where all processes agree: in Redis."""
+"""Per-minute rate limits, counted in Redis so that all processes agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAILURES_PER_WINDOW = 20
 
 
 class Throttle:
-    """Counters of whole minutes. While Redis is away each process counts for itself: limits never stop uploads.
+    """Counters of whole minutes. While Redis is down, each process counts alone: uploads never stop for it.
 
     Args:
         uri: address of the Redis; nothing connects before it is needed.
@@ -32,7 +32,7 @@ class Throttle:
             self._shared = RedisStorage(uri, connection_pool=client.connection_pool, wrap_exceptions=True)
 
     def count_request(self, owner: str) -> None:
-        """Count a request of an owner, and remember what is left for the answer's headers.
+        """Count a request of an owner, and keep the remaining requests for the response headers.
 
         Raises:
             LimitReached: the owner has asked too much.
@@ -42,16 +42,16 @@ class Throttle:
         count, left = self._count("requests", owner), _seconds_left()
         g.rate_limit = (self._requests, max(0, self._requests - count), left)
         if count > self._requests:
-            raise LimitReached(f"More than {self._requests} requests in a minute.", left)
+            raise LimitReached(f"Rate limit exceeded: {self._requests} requests per minute.", left)
 
     def count_failure(self, address: str) -> None:
-        """Count a key from an address that was wrong. Right keys are never counted, and always let in.
+        """Count an invalid key from an address. Valid keys are never counted or refused.
 
         Raises:
             LimitReached: too many were wrong.
         """
         if self._count("failures", address) > FAILURES_PER_WINDOW:
-            raise LimitReached("Too many wrong keys from this address.", _seconds_left())
+            raise LimitReached("Too many invalid keys from this address.", _seconds_left())
 
     def _count(self, what: str, who: str) -> int:
         key = f"ferryman:{what}:{who}:{int(time.time()) // WINDOW_SECONDS}"
@@ -64,7 +64,7 @@ class Throttle:
 
 
 def init_app(app: Flask) -> None:
-    """Tell each owner in the answers what it has left.
+    """Send the rate limit of the owner in the response headers.
 
     Source: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-07
     """

@@ -1,4 +1,4 @@
-"""Background loops: threads that repeat their work, whatever it raises, and tell when they last completed it."""
+"""Background loops: threads that repeat their work despite any error, and report their last completed turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Silent(Exception):
 
 
 class Loop:
-    """Calls its work in a thread of its own, in the app's context, from `start` to `stop`. No exception ends it.
+    """Repeats its work in a thread of its own, in the app's context, from `start` to `stop`. No exception ends it.
 
     Args:
         app: the app that the work is for.
@@ -51,7 +51,7 @@ class Loop:
 
     @property
     def silent_seconds(self) -> float:
-        """For how many seconds no turn was completed."""
+        """Seconds since the last completed turn."""
         return time.monotonic() - self._last_turn
 
     def start(self) -> None:
@@ -61,7 +61,7 @@ class Loop:
         self._thread.start()
 
     def stop(self, wait_seconds: float = 0) -> None:
-        """Begin no more turns, and wait so many seconds for the running one."""
+        """Begin no more turns, and wait up to so many seconds for the running one."""
         self._stopping.set()
         if wait_seconds and self._thread.is_alive():
             self._thread.join(wait_seconds)
@@ -97,12 +97,12 @@ class Loop:
 
 
 def init_app(app: Flask) -> None:
-    """Let the app know its loops."""
+    """Prepare the app's list of loops."""
     app.extensions["ferryman.loops"] = []
 
 
 def check() -> None:
-    """See that every loop of this process still does its work.
+    """Check that every loop of this process still completes turns.
 
     Raises:
         Silent: one does not.
@@ -113,7 +113,7 @@ def check() -> None:
 
 
 def silent_seconds() -> dict[str, float]:
-    """For how many seconds each loop of this process has completed no turn; the most silent counts for a name."""
+    """Return the seconds since the last completed turn, by loop name; of loops with one name, the longest."""
     silent: dict[str, float] = {}
     for loop in list(_loops_of(current_app)):
         silent[loop.name] = max(silent.get(loop.name, 0), loop.silent_seconds)
@@ -121,7 +121,7 @@ def silent_seconds() -> dict[str, float]:
 
 
 def for_each(work: Callable[[Thing], object], things: Iterable[Thing]) -> None:
-    """Call the work for every thing, also when it fails for some of them.
+    """Call the work for every item, even if some calls fail.
 
     Raises:
         ExceptionGroup: what the failed calls raised.

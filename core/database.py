@@ -75,7 +75,7 @@ def init_app(app: Flask, uri: str, survive_power_loss: bool, threads: int = 20) 
 
 
 def _tune_sqlite(survive_power_loss: bool) -> Callable[[DBAPIConnection, object], None]:
-    """Let readers and one writer work at once, and writers wait for each other.
+    """Let readers work beside one writer, and writers wait for each other.
 
     Source: https://www.sqlite.org/wal.html; in WAL mode, synchronous=NORMAL survives a killed process but may
     lose the last commits to a power loss.
@@ -106,7 +106,7 @@ def transaction() -> Iterator[Connection]:
 
 
 def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Cut items into lists that fit one statement."""
+    """Yield the items in lists that fit one statement."""
     iterator = iter(items)
     while batch := list(islice(iterator, BATCH)):
         yield batch
@@ -118,5 +118,5 @@ def utcnow() -> datetime:
 
 
 def new_id() -> str:
-    """Make a File id that nobody can guess."""
+    """Return a new, unguessable File id."""
     return secrets.token_hex(16)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 
 class UploadError(Exception):
-    """An upload that was refused or failed, with the sentence its client may read.
+    """An upload was refused or failed, with a sentence for the client.
 
     Args:
         detail: one sentence, free of secrets and of foreign error texts.
@@ -24,7 +24,7 @@ class UploadError(Exception):
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """More headers of the answer."""
+        """Additional response headers."""
         return [("Retry-After", str(self.retry_after))] if self.retry_after is not None else []
 
 
@@ -35,49 +35,49 @@ class InvalidUpload(UploadError):
 
 
 class InvalidQuery(UploadError):
-    """The query of the address is not one that is known here."""
+    """The query string is not valid."""
 
     status = HTTPStatus.BAD_REQUEST
 
 
 class Unauthorized(UploadError):
-    """The request has no key that is valid."""
+    """The request has no valid key."""
 
     status = HTTPStatus.UNAUTHORIZED
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """More headers of the answer."""
+        """Additional response headers."""
         return [("WWW-Authenticate", 'Bearer realm="Ferryman"')]
 
 
 class Forbidden(UploadError):
-    """The request may not be made with this key, for this host, or by this page."""
+    """The request is not allowed with this key, for this host, or from this page."""
 
     status = HTTPStatus.FORBIDDEN
 
 
 class TooSlow(UploadError):
-    """The client stalls, or sends too little to be waited for."""
+    """The client stalls, or sends too slowly."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
 
 
 class UnsupportedUpload(UploadError):
-    """The request, or the file in it, is of a type that is not taken."""
+    """The request, or the file in it, has a media type that is not accepted."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class EncodedUpload(UnsupportedUpload):
-    """The request's body is compressed, or encoded otherwise.
+    """The request body is compressed or otherwise encoded.
 
     Source: RFC 9110, section 12.5.3: the answer names the codings that are taken.
     """
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """More headers of the answer."""
+        """Additional response headers."""
         return [("Accept-Encoding", "identity")]
 
 
@@ -94,7 +94,7 @@ class Conflict(UploadError):
 
 
 class ChunkedUpload(UploadError):
-    """The request carries one of several chunks of a file, which are not joined here."""
+    """The request carries one chunk of a file; this service does not join chunks."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
@@ -112,7 +112,7 @@ class KeyReused(UploadError):
 
 
 class LimitReached(UploadError):
-    """The key's owner, or the address, has done all it may for now.
+    """The key's owner, or the address, has reached a limit.
 
     Args:
         detail: one sentence.
@@ -127,25 +127,25 @@ class LimitReached(UploadError):
 
 
 class LengthRequired(UploadError):
-    """The request must say how long its body is."""
+    """The request must have a Content-Length."""
 
     status = HTTPStatus.LENGTH_REQUIRED
 
 
 class Busy(UploadError):
-    """There is no room for the upload now; later there may be."""
+    """There is no room for the upload now; a retry may succeed."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class SpoolUnavailable(UploadError):
-    """The spool's folder is not the one of a moment ago, or cannot be used. Its files wait until it is back."""
+    """The spool folder is missing, unusable or another one. Its files wait until it is back."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class BytesLost(UploadError):
-    """The accepted bytes are not where they should be; no retry brings them back."""
+    """The accepted bytes are lost; no retry brings them back."""
 
 
 class Infected(UploadError):
@@ -154,14 +154,14 @@ class Infected(UploadError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-class ScannerAway(UploadError):
-    """The virus scanner gives no verdict now, and without one nothing is delivered; a retry may heal it."""
+class ScannerUnavailable(UploadError):
+    """The scanner is unavailable. Nothing is delivered unscanned, so retry later."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class StoreError(UploadError):
-    """S3 did not take the bytes now; a retry may heal it.
+    """S3 did not accept the bytes; a retry may succeed.
 
     Args:
         detail: one sentence, free of secrets.
@@ -192,4 +192,4 @@ class StoreError(UploadError):
 
 
 class StoreRefused(StoreError):
-    """S3 will not take the bytes, however often it is asked."""
+    """S3 refuses the bytes for good."""

@@ -1,4 +1,4 @@
-"""A clock for work that is worth doing only now and then."""
+"""A timer for work that is to be done at most once per interval."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Every:
-    """Says when an interval has passed, counted from its making.
+    """Tells when an interval has passed, counted from its creation.
 
     Args:
         seconds: the interval.

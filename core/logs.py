@@ -1,4 +1,4 @@
-"""Logs: one line for each event, JSON or text, that says which request and which file it is about."""
+"""Logs: one line per event, JSON or text, with the ids of its request and file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Event = MutableMapping[str, Any]
 
 
 def configuration(env: Mapping[str, str]) -> dict[str, Any]:
-    """Say for `logging.config.dictConfig` how a server process logs, its own libraries included.
+    """Return the logging configuration of a server process, for `logging.config.dictConfig`.
 
     Args:
         env: environment-like text; of it, LOG_FORMAT and LOG_LEVEL count.
@@ -54,7 +54,7 @@ def configuration(env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def formatter(shape: str) -> logging.Formatter:
-    """Make the formatter of all lines.
+    """Return the formatter of all log lines.
 
     Args:
         shape: `json`, or `text` for people.
@@ -76,17 +76,17 @@ def formatter(shape: str) -> logging.Formatter:
 
 
 def about(**fields: str | None) -> AbstractContextManager[None]:
-    """Name what the lines of a block are about: `request_id`, `file_id`; what is None is left out."""
+    """Add fields such as `request_id` and `file_id` to the log lines of a block; None is left out."""
     return structlog.contextvars.bound_contextvars(**{name: value for name, value in fields.items() if value})
 
 
 def subject() -> dict[str, str]:
-    """What the lines written here and now are about, to be carried into another thread or process."""
+    """Return the present log fields, for another thread or process."""
     return structlog.contextvars.get_contextvars()
 
 
 def init_app(app: Flask) -> None:
-    """Give every request an id, which its client may choose, and a line if it changes something or fails."""
+    """Give every request an id, which its client may choose, and a log line if it changes something or fails."""
     app.before_request(_begin)
     app.after_request(_end)
     app.teardown_request(_forget)
@@ -120,7 +120,7 @@ def _forget(_: BaseException | None) -> None:
 
 
 def _ordered(_: object, __: str, event: Event) -> Event:
-    """What every line has comes first."""
+    """Put the fields of every line first."""
     always = ("time", "level", "logger", "event")
     return {name: event[name] for name in always} | {
         name: value for name, value in event.items() if name not in always
@@ -132,7 +132,7 @@ def _without_secrets(_: object, __: str, event: Event) -> Event:
 
 
 def _masked(text: str) -> str:
-    """The text without secrets; of what is too long only its two ends stay."""
+    """Return the text without secrets; a long one is cut in its middle."""
     text = UP_TO_LAST_AT.sub(lambda word: CREDENTIALS.sub(MASK, word[0]), text)
     text = SECRET.sub(MASK, text)
     if len(text) > LONGEST_TEXT:  # cut last: half a secret would look like none

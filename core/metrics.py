@@ -1,4 +1,4 @@
-"""Metrics: what is counted and timed, over all processes that share PROMETHEUS_MULTIPROC_DIR."""
+"""Metrics: counters and timers of all processes that share PROMETHEUS_MULTIPROC_DIR."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOPS = ("sweep", "clean", "webhooks", "events")
 
 
 class Metrics:
-    """The instruments of one app; every label has a small fixed set of values.
+    """The metrics of one app; every label has a small fixed set of values.
 
     Args:
         modes: the ways of an upload, known before the first.
@@ -66,18 +66,18 @@ class Metrics:
                 instrument.labels(mode)
 
     def accepted(self, mode: str, size: int, seconds: float) -> None:
-        """Count an upload that has its row, of so many bytes."""
+        """Count an accepted upload: its bytes, and the time until its row was committed."""
         self.uploads.labels(mode).inc()
         self.bytes.labels(mode).inc(size)
         self.accept.labels(mode).observe(seconds)
 
     def failed(self, cause: str) -> None:
-        """Count an error; its cause is the name of an error's class, `Database` or `Unexpected`."""
+        """Count an error by its cause: the name of its class, `Database` or `Unexpected`."""
         self.errors.labels(cause).inc()
 
 
 def init_app(app: Flask, modes: Iterable[str], folder: str) -> None:
-    """Give the app its metrics, shared with other processes if there is a folder for them.
+    """Create the app's metrics, shared with other processes if there is a folder for them.
 
     Args:
         app: the app.
@@ -95,7 +95,7 @@ def init_app(app: Flask, modes: Iterable[str], folder: str) -> None:
 
 
 def metrics() -> Metrics:
-    """The metrics of the current app."""
+    """Return the metrics of the current app."""
     found: Metrics = current_app.extensions["ferryman.metrics"]
     return found
 

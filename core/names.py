@@ -1,4 +1,4 @@
-"""Names as people mean them: how two that look the same are told to be the same."""
+"""File names in the form in which searches compare them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from unicodedata import normalize
 
 
 def fold(name: str) -> str:
-    """Bring a name into the form in which names are compared: composed, and without case.
+    """Return a name in the form for comparisons: composed, and case-folded.
 
     Source: the Unicode Standard, section 3.13, canonical caseless matching; UAX #15.
     """

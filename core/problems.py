@@ -24,7 +24,7 @@ def problem(
     file_id: str | None = None,
     headers: list[tuple[str, str]] | None = None,
 ) -> Response:
-    """Answer a problem+json document.
+    """Return a problem+json response.
 
     Args:
         status: HTTP status code.
@@ -46,7 +46,7 @@ def problem(
 
 
 def init_app(app: Flask) -> None:
-    """Answer every error of the app in the one shape."""
+    """Answer every error of the app as a problem document."""
     app.register_error_handler(UploadError, _upload_error)
     app.register_error_handler(HTTPException, _http_exception)
     app.register_error_handler(DBAPIError, _database_error)

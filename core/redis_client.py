@@ -1,4 +1,4 @@
-"""A client of Redis with a circuit breaker: while Redis fails, nobody waits for it."""
+"""A Redis client with a circuit breaker: while Redis fails, no call waits for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AWAY_SECONDS = 5.0  # how long Redis is left alone after a failure
 
 
 class RedisClient:
-    """A client, and whether it is worth asking now. Nothing connects before it is needed.
+    """A Redis client and the state of its circuit breaker. It connects on first use.
 
     Args:
         uri: the broker's address; if that is no Redis, `client` is None and it is never available.

@@ -1,4 +1,4 @@
-"""The one job: claim a row, put its bytes into S3, see that they are there, finish the row."""
+"""The one job: claim a row, send its bytes to S3, verify them, finish the row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeAlias
 
 from core import logs
 from core.database import new_id, utcnow
-from core.errors import BytesLost, ScannerAway, SpoolUnavailable, StoreError, StoreRefused, UploadError
+from core.errors import BytesLost, ScannerUnavailable, SpoolUnavailable, StoreError, StoreRefused, UploadError
 from core.file_row import FileRow
 from core.metrics import metrics
 from core.services import services
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
 Source: TypeAlias = str | PartsUpload | None
-SPOOL_GONE = "The spool is not there; try again later."
+SPOOL_GONE = "The spool is unavailable; try again later."
 UNEXPECTED = "The delivery failed unexpectedly."
 
 
 def deliver(file_id: str, stream: Source = None, retry: bool = True) -> UploadError | None:
-    """Bring one file to S3 and tell its row what became of it; does nothing if another run has the row.
+    """Deliver one file to S3, and finish its row. A no-op if another run holds the row.
 
     Args:
         file_id: the File row.
@@ -80,7 +80,7 @@ def _run(row: FileRow, run_id: str, stream: Source, retry: bool) -> UploadError 
 
 
 def _settle_failure(row: FileRow, run_id: str, error: UploadError, retry: bool) -> UploadError | None:
-    """Give the row back or end it, and return the error if this run had the row until now."""
+    """Return the row to PENDING or fail it. Returns the error if this run still held the row."""
     log.warning("file %s was not delivered: %s", row.id, error.detail)
     if retry:  # else it is the answer to a request, and counted there
         metrics().failed(type(error).__name__)
@@ -95,7 +95,7 @@ def _settle_failure(row: FileRow, run_id: str, error: UploadError, retry: bool) 
 
 
 def backoff_seconds(attempts: int) -> float:
-    """How long to wait after so many attempts: exponential, capped, with jitter.
+    """Return the pause after a number of attempts: exponential, capped, with jitter.
 
     Source: https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/
     """
@@ -124,14 +124,14 @@ def _send(row: FileRow, run_id: str, stream: Source) -> Uploaded:
 
 
 def _source(row: FileRow, stream: str | None) -> BinaryIO:
-    """The bytes, from the message or from the spool."""
+    """Return the bytes, from the message or from the spool."""
     if stream is not None:
         return BytesIO(base64.b64decode(stream, validate=True))
     return services().spool.open(row.id)
 
 
 def _leave_to_others(row: FileRow) -> None:
-    """Another run has the row, or nobody wants the file any more: an ordinary event, but worth counting."""
+    """Log and count that the lease was lost: another run has the row, or the file was deleted."""
     log.info("file %s is left to the run that has taken it over, or was deleted", row.id)
     metrics().failed(LeaseLost.__name__)
 
@@ -153,7 +153,7 @@ def _finish(row: FileRow, run_id: str, uploaded: Uploaded) -> None:
 
 
 def end_without_bytes(file_id: str) -> None:
-    """End a file whose spool is lost: COMPLETE if S3 has it all the same, else ERROR.
+    """Finish a file whose spool is lost: COMPLETE if S3 holds it all the same, else ERROR.
 
     Args:
         file_id: the File row.
@@ -180,7 +180,7 @@ def end_without_bytes(file_id: str) -> None:
 
 
 def take_digest(file_id: str) -> None:
-    """Take the SHA-256 of a file that was sent while it arrived, and let its bytes go."""
+    """Compute the SHA-256 of a file that was sent while it arrived, and drop its spooled bytes."""
     ferry, row = services(), File.find(file_id)
     if row is None or row.upload_status != UploadStatus.COMPLETE or row.sha256:
         return
@@ -196,7 +196,7 @@ def take_digest(file_id: str) -> None:
 
 
 def _late_digest(file_id: str, info: ObjectInfo) -> str | None:
-    """Take it of the bytes in the spool, or else of those in S3, which are the file by now."""
+    """Compute the SHA-256 of the bytes in the spool, or else of those in S3."""
     ferry = services()
     try:
         return digest_file(ferry.spool.open(file_id), info)
@@ -206,7 +206,7 @@ def _late_digest(file_id: str, info: ObjectInfo) -> str | None:
 
 
 def _leave_nothing_of_an_erased(row: FileRow) -> None:
-    """Delete what this run has just brought to S3, if nobody wants it any more."""
+    """Delete the object that this run has just uploaded, if the file was deleted meanwhile."""
     found = File.find(row.id)
     if found is None or found.erased_at:
         services().store.delete(row.key)
@@ -223,7 +223,7 @@ def _fail(row: FileRow, run_id: str, reason: str, max_attempts: int, retry_after
 
 
 def _attempts_for(error: UploadError) -> int:
-    """How many attempts are worth it: a refusal is checked once more, what may heal is tried to the end."""
+    """Return the maximum number of attempts: two after a refusal, else MAX_ATTEMPTS."""
     if isinstance(error, StoreRefused):
         return 2
-    return services().config.MAX_ATTEMPTS if isinstance(error, StoreError | ScannerAway) else 1
+    return services().config.MAX_ATTEMPTS if isinstance(error, StoreError | ScannerUnavailable) else 1

@@ -1,4 +1,4 @@
-"""Deleting a file: its row, its object and its bytes in the spool, whatever runs and whatever fails meanwhile."""
+"""Deletes a file: its row, its object and its spooled bytes, despite running deliveries and failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TURN_SECONDS = 20.0  # a slow S3 must not keep the other housekeeping waiting
 
 
 def erase(row: FileRow) -> bool:
-    """Let nobody see the file from now on, and remove what can be removed at once; the sweep removes the rest.
+    """Hide the file at once, and remove as much of it as possible now; the sweep removes the rest.
 
     Returns:
         False if another request has erased it.
@@ -36,7 +36,7 @@ def erase(row: FileRow) -> bool:
 
 
 def remove_erased() -> None:
-    """Remove what is left of the erased files that no run has any more, as far as time allows.
+    """Remove the remains of erased files that no run holds, for at most TURN_SECONDS.
 
     Raises:
         ExceptionGroup: what failed unexpectedly.

@@ -1,4 +1,4 @@
-"""The bytes of failed files: kept for another try, but in a share of the spool of their own."""
+"""The spooled bytes of failed files: kept for a retry, in a limited share of the spool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARE = 4  # a fourth of the spool
 
 
 def keep_to_share(rows: Iterable[FileRow]) -> None:
-    """Drop the oldest bytes of failed files that are over their share, so that they leave room for new files.
+    """Drop the oldest bytes of failed files beyond their share, to leave room for new files.
 
     Args:
         rows: the failed files whose bytes are in the spool.
@@ -31,7 +31,7 @@ def keep_to_share(rows: Iterable[FileRow]) -> None:
 
 
 def make_room() -> None:
-    """Do so at once, because an upload does not fit; at most once in a second."""
+    """Drop bytes of failed files now, because an upload does not fit; at most once per second."""
     if services().room_looks.due():
         kept = file_queries.among(services().spool.kept())
         keep_to_share([row for row in kept if row.upload_status == UploadStatus.ERROR])

@@ -1,4 +1,4 @@
-"""A run's lease of its file's row: renewed while bytes travel, given up at once when another run takes over."""
+"""A run's lease on its row: renewed while bytes are sent, given up at once when another run takes over."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LeaseLost(CancelledError):
 
 
 class Heartbeat:
-    """Renews a run's lease and records its progress as its bytes travel; called from the threads of the transfer.
+    """Renews a run's lease and records its progress while bytes are sent; called by the transfer's threads.
 
     Args:
         row: the file's row.
@@ -45,7 +45,7 @@ class Heartbeat:
         self._lock = threading.Lock()
 
     def __call__(self, sent_bytes: int) -> None:
-        """Count so many more bytes as sent, and renew the lease now and then.
+        """Count more bytes as sent, and renew the lease when that is due.
 
         Raises:
             LeaseLost: the lease is another's by now.
@@ -65,7 +65,7 @@ class Heartbeat:
                 log.warning("the lease of file %s is not renewed now: %s", self._row.id, error)
 
     def renew(self) -> None:
-        """Renew the lease now; after this the row is surely ours, for as long as a lease lasts.
+        """Renew the lease now, so that the row is this run's for a whole lease.
 
         Raises:
             LeaseLost: the lease is another's by now.

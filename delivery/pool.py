@@ -13,7 +13,7 @@ PUT_OFF_SECONDS = 5.0
 
 
 class UploadPool:
-    """Runs one job per file; knows what it holds, and takes no file twice at once.
+    """Runs one job per file, and never two for the same file at once.
 
     Threads help while S3 lets them wait. In a busy process they wait for the interpreter, and requests with them;
     so there a job waits for the one before it, if there is room for what comes meanwhile, and not for long.
@@ -35,16 +35,16 @@ class UploadPool:
 
     @property
     def held(self) -> int:
-        """How many files it holds."""
+        """The number of files in the pool."""
         return len(self._jobs)
 
     @property
     def is_full(self) -> bool:
-        """Whether it should be given no more files."""
+        """True if the pool accepts no more files."""
         return self.held >= self.backlog
 
     def submit(self, file_id: str, job: Callable[[], None]) -> None:
-        """Queue a file's job, unless the pool holds that file already, or has stopped and leaves it to others."""
+        """Queue a file's job, unless the pool holds that file already or has stopped."""
         with self._lock:
             if file_id in self._jobs or self._stopped:
                 return
@@ -83,7 +83,7 @@ class UploadPool:
 
 
 class _Load:
-    """How much of a core this process has used lately."""
+    """The share of a core that this process has used lately."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class _Load:
         self._share = 0.0
 
     def is_high(self) -> bool:
-        """Whether it is so much that one more thread is more of a burden than of a help."""
+        """Returns True if one more thread would slow the process down."""
         with self._lock:
             at, used = time.monotonic(), time.process_time()
             if at - self._at >= LOOK_SECONDS:

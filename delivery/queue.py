@@ -15,7 +15,7 @@ DEFAULT_QUEUE = "ferryman"
 
 
 def spool_queue(spool_id: str) -> str:
-    """Name the queue for files that only a worker with this spool can deliver."""
+    """Return the name of the queue for files that only a worker with this spool can deliver."""
     return f"{DEFAULT_QUEUE}.spool.{spool_id}"
 
 

@@ -1,4 +1,4 @@
-"""The virus scanner: asks ClamAV's daemon about a file, and lets nothing pass that it has not cleared."""
+"""The virus scanner: passes only files that ClamAV's daemon has found clean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from core.errors import Infected, ScannerAway, UploadTooLarge
+from core.errors import Infected, ScannerUnavailable, UploadTooLarge
 from storage.section import CHUNK_BYTES
 
 CONNECT_SECONDS = 3
@@ -22,7 +22,7 @@ TOO_LARGE = "INSTREAM size limit exceeded. ERROR"
 
 
 class Scanner:
-    """clamd, behind scan and ping.
+    """A client of clamd.
 
     PyPI's clients for it wait for the verdict without a word, so that a long scan would lose its lease.
 
@@ -40,7 +40,7 @@ class Scanner:
         self._patience = patience_seconds
 
     def scan(self, file: BinaryIO, size: int, on_progress: Callable[[int], None]) -> None:
-        """Return if the file is clean.
+        """Scan a file; returns if it is clean.
 
         Args:
             file: an open file, which is read from its start, and left there.
@@ -50,7 +50,7 @@ class Scanner:
         Raises:
             Infected: something was found in it.
             UploadTooLarge: it is more than the scanner takes.
-            ScannerAway: there is no verdict now.
+            ScannerUnavailable: there is no verdict now.
         """
         if size > self._max_bytes:
             raise UploadTooLarge(
@@ -64,24 +64,24 @@ class Scanner:
         if answer == TOO_LARGE:
             raise UploadTooLarge("The file is too large for the virus scanner.")
         if answer != "stream: OK" or not heard_all:
-            raise ScannerAway("The virus scanner gave no verdict.")
+            raise ScannerUnavailable("The virus scanner gave no verdict.")
 
     def ping(self) -> None:
-        """Return if the scanner is there.
+        """Check that the scanner answers.
 
         Raises:
-            ScannerAway: it is not.
+            ScannerUnavailable: it is not.
         """
         if self._ask(iter([b"zPING\0"]), lambda sent: None)[0] != "PONG":
-            raise ScannerAway("The virus scanner does not answer.")
+            raise ScannerUnavailable("The virus scanner does not answer.")
 
     def _ask(self, messages: Iterator[bytes], on_progress: Callable[[int], None]) -> tuple[str, bool]:
-        """Its answer, and whether it had heard all before."""
+        """Return the scanner's answer, and True if it had received everything before."""
         try:
             with self._connect() as clamd:
                 return self._converse(clamd, messages, on_progress)
         except OSError as error:
-            raise ScannerAway("The virus scanner does not answer.") from error
+            raise ScannerUnavailable("The virus scanner does not answer.") from error
 
     def _connect(self) -> socket.socket:
         if self._address.startswith("unix:"):
@@ -99,7 +99,7 @@ class Scanner:
     def _converse(
         self, clamd: socket.socket, messages: Iterator[bytes], on_progress: Callable[[int], None]
     ) -> tuple[str, bool]:
-        """Send and listen at once, because clamd may answer, and hang up, before it has heard all."""
+        """Send and receive at once, because clamd can answer and close before it has received everything."""
         clamd.setblocking(False)
         answer, rest = b"", memoryview(next(messages))
         deadline = time.monotonic() + self._patience
@@ -112,7 +112,7 @@ class Scanner:
                 rest = _said(clamd, rest) or memoryview(next(messages, b""))
                 deadline = time.monotonic() + self._patience
             if time.monotonic() > deadline or len(answer) > MAX_ANSWER_BYTES:
-                raise ScannerAway("The virus scanner gives no verdict in time.")
+                raise ScannerUnavailable("The virus scanner gave no verdict in time.")
         return answer.partition(b"\0")[0].decode("ascii", "replace"), not rest
 
 
@@ -124,7 +124,7 @@ def _instream(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _ready(clamd: socket.socket, wants_to_send: bool) -> tuple[bool, bool]:
-    """Wait a moment; whether there is something to read, and whether it takes more."""
+    """Wait a moment. Returns two booleans: there is something to read, and more can be sent."""
     poll = select.poll()
     poll.register(clamd, select.POLLIN | (select.POLLOUT if wants_to_send else 0))
     events = poll.poll(BEAT_MS)
@@ -140,7 +140,7 @@ def _heard(clamd: socket.socket) -> bytes:
 
 
 def _said(clamd: socket.socket, message: memoryview) -> memoryview:
-    """Send what it takes of a message; the answer is the rest."""
+    """Send as much of a message as possible. Returns the rest."""
     try:
         return message[clamd.send(message) :]
     except (BlockingIOError, BrokenPipeError, ConnectionResetError):

@@ -1,4 +1,4 @@
-"""Work on files that this process does on its own thread pool."""
+"""Submits work on files to this process's thread pool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
-    """Queue a file's work, by default its delivery, on the pool of this process."""
+    """Queue work on a file, by default its delivery, on the thread pool."""
     app, subject = this_app(), logs.subject()
 
     def job() -> None:
@@ -35,7 +35,7 @@ def submit(file_id: str, work: Callable[[str], object] = deliver) -> None:
 
 
 def submit_once_answered(file_id: str, work: Callable[[str], object] = deliver) -> None:
-    """The same when the client of this request has its answer, which would wait for the interpreter otherwise."""
+    """Queue work on a file once the response is sent, which would otherwise wait for the interpreter."""
     context = copy_context()  # with this app, what its lines are about, and what traces the request
 
     def submit_at_close(response: Response) -> Response:

@@ -1,4 +1,4 @@
-"""The sweep: finds what nobody delivers, and delivers it; needs the database, but no broker."""
+"""The sweep: delivers the files that no runner delivers. Needs the database, but no broker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sweep() -> bool:
 
 
 def drop_spooled() -> None:
-    """Drop the spool files that nobody needs: delivered ones, long failed ones, and half ones of dead writers."""
+    """Drop unneeded spool files: delivered ones, long failed ones, and partial ones of dead writers."""
     ferry = services()
     if not ferry.spool.is_here():
         return
@@ -52,11 +52,11 @@ def drop_spooled() -> None:
 
 
 def tell_of_spool() -> None:
-    """Tell the other hosts that this one lives."""
+    """Record for the other hosts that this one lives."""
     spools.tell(services().spool.id)
 
 
 def end_lost() -> None:
-    """End the files of hosts that are gone, once nothing is to be hoped for any more."""
+    """Finish the files of lost hosts whose retry window is over."""
     if gone := spools.lost():
         for_each(end_without_bytes, file_queries.expired([spool.id for spool in gone]))

@@ -1,4 +1,4 @@
-"""A bell between processes: whoever watches is woken when something has happened, by Redis, or by the clock."""
+"""A bell between processes: Redis, or else the clock, wakes the hubs when something has happened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SELDOM_SECONDS = 1.0  # and how often with a Redis that may lose a message
 
 
 class Bell:
-    """Rings in all processes that share a Redis. It is only a hint: the events themselves are in the database.
+    """Rings in all processes that share a Redis. A ring is only a hint: the events are in the database.
 
     Args:
         uri: address of the Redis; nothing connects before it is needed.
@@ -25,7 +25,7 @@ class Bell:
         self._listener: redis.client.PubSub | None = None
 
     def ring(self) -> None:
-        """Wake all who wait; a Redis that is away is no error."""
+        """Wake all waiting hubs. Redis being down is no error."""
         if (client := self._redis.client) and self._redis.available():
             try:
                 client.publish(CHANNEL, "")
@@ -33,7 +33,7 @@ class Bell:
                 self._redis.failed(error)
 
     def wait(self) -> None:
-        """Wait until it rings, or until it is time to look anyway; for one thread of a process only."""
+        """Wait for a ring, or until the next regular look; for one thread of a process only."""
         if (client := self._redis.client) and self._redis.available():
             try:
                 self._listen(client)
@@ -53,7 +53,7 @@ class Bell:
             pass
 
     def close(self) -> None:
-        """Let go of Redis."""
+        """Close the connections to Redis."""
         self._stop_listening()
         self._redis.close()
 

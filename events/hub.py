@@ -1,4 +1,4 @@
-"""Watching: one thread of a process reads the log of events, and hands each to the watchers whom it concerns."""
+"""The hub: one thread of a process reads the event log, and hands each event to the watchers of its file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GATHER_SECONDS = 0.25  # what happens meanwhile is handed out at once, since eac
 
 
 class Watcher:
-    """One who watches the files of an owner, or one of them.
+    """A subscriber to the events of an owner's files, or of one file.
 
     Args:
         owner: whose events.
@@ -72,7 +72,7 @@ class Watcher:
         return taken
 
     def close(self) -> None:
-        """Let it end, after what waits."""
+        """Close the watcher, after its queued events."""
         try:
             self._waiting.put_nowait(None)
         except queue.Full:
@@ -81,11 +81,11 @@ class Watcher:
 
 
 class Closed(Exception):
-    """A watcher was let go: it was too slow, or the process stops. It may come again with what it knows."""
+    """The watcher was closed: it was too slow, or the process stops. Its client can reconnect."""
 
 
 class Hub:
-    """All watchers of a process. Its thread begins with the first one.
+    """All watchers of a process. Its thread starts with the first watcher.
 
     Args:
         bell: wakes it.
@@ -103,7 +103,7 @@ class Hub:
     def watching(
         self, app: Flask, owner: str, file_id: str | None = None, after: int | None = None
     ) -> Iterator[tuple[Watcher, int]]:
-        """Be handed events while the block runs.
+        """Subscribe to events while the block runs.
 
         Args:
             app: the app in which the hub reads.
@@ -120,7 +120,7 @@ class Hub:
         self._begin(app)
         with self._lock:
             if len(self._watchers) >= MAX_WATCHERS or self._closed:
-                raise Busy("Too many are watching; try again later.")
+                raise Busy("Too many clients are watching; try again later.")
             watcher = Watcher(owner, file_id, max(after or 0, self._read_up_to))
             self._watchers.add(watcher)
             read_up_to = self._read_up_to
@@ -131,7 +131,7 @@ class Hub:
                 self._watchers.discard(watcher)
 
     def close(self) -> None:
-        """Let all watchers go, and take no more."""
+        """Close all watchers, and accept no more."""
         with self._lock:
             self._closed = True
             for watcher in self._watchers:

@@ -1,4 +1,4 @@
-"""The log of what happened to files: written with every move of a row, read by those who watch."""
+"""The event log: written in the transaction of every change of a file, read by watchers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTLED = timedelta(seconds=2)  # a transaction that took its number before anot
 
 
 class Event(db.Model):  # type: ignore[name-defined,misc]
-    """One change of a file. Numbers grow, but of two files' events the later number may be committed first."""
+    """One change of a file. Of two files' events, the one with the higher number may be committed first."""
 
     __tablename__ = "events"
     __table_args__ = (Index("ix_events_file_id", "file_id", "id"), {"sqlite_autoincrement": True})
@@ -47,7 +47,7 @@ class Event(db.Model):  # type: ignore[name-defined,misc]
 
 
 class EventRow(Protocol):
-    """An Event, with what a watcher is shown of its file."""
+    """An Event, with the columns of its file that watchers see."""
 
     id: int
     file_id: str
@@ -88,7 +88,7 @@ def init_app(app: Flask) -> None:
 def read(
     after: int, up_to: int | None = None, owner: str | None = None, file_id: str | None = None
 ) -> list[EventRow]:
-    """Read events in order, with what a watcher is shown of their file; a batch at most.
+    """Return a batch of events in order, with the columns of their file that watchers see.
 
     Args:
         after: the number after which to begin.
@@ -107,7 +107,7 @@ def read(
 
 
 def latest(file_id: str) -> EventRow | None:
-    """The last event of a file, if the log still has one."""
+    """Return the last event of a file, or None."""
     newest = select(func.max(Event.id)).where(Event.file_id == file_id).scalar_subquery()
     return next(iter(_rows(_READ.where(Event.id == newest))), None)
 
@@ -127,20 +127,20 @@ def settled(rows: Sequence[EventRow], after: int) -> Sequence[EventRow]:
 
 
 def begin() -> int:
-    """The number of the last event that is surely settled."""
+    """Return the number of the last event that is surely settled."""
     with db.engine.connect() as connection:
         old = select(func.max(Event.id)).where(Event.created_at < utcnow() - SETTLED)
         return connection.scalar(old) or 0
 
 
 def newest() -> int:
-    """The number of the last event."""
+    """Return the number of the last event."""
     with db.engine.connect() as connection:
         return connection.scalar(select(func.max(Event.id))) or 0
 
 
 def forget_old() -> None:
-    """Forget what is older than a day."""
+    """Delete the events older than a day."""
     with transaction() as connection:
         connection.execute(delete(Event).where(Event.created_at < utcnow() - KEEP))
 

@@ -1,4 +1,4 @@
-"""Server-sent events: what happens to a file, or to all of an owner's, as it happens."""
+"""Server-sent events: the changes of one file, or of all files of an owner, as they happen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 @bp.get("/files/<file_id>/events")
 def file_events(file_id: str) -> Response:
-    """Tell what a file is, and what becomes of it until it is COMPLETE or ERROR.
+    """Stream a file's status and its changes until it is COMPLETE or ERROR.
     ---
     get:
       operationId: watchFile
@@ -51,7 +51,7 @@ def file_events(file_id: str) -> Response:
 
 @bp.get("/events")
 def all_events() -> Response:
-    """Tell what happens to all files of whoever asks.
+    """Stream the changes of all your files.
     ---
     get:
       operationId: watchAll

@@ -1,4 +1,4 @@
-"""Sending messages to the webhook: signed, with patience for a receiver that is away, beside all other work."""
+"""Sends the webhook's messages: signed, with retries, in threads of their own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/st
 
 
 class Sender:
-    """Sends what is due in threads of its own, from the process's start to its stop; none without a WEBHOOK_URL.
+    """Sends due messages in threads of its own, from start to stop. A no-op without WEBHOOK_URL.
 
     Args:
         app: the app whose messages it sends.
@@ -50,12 +50,12 @@ class Sender:
         self._loops = [Loop(app, "webhooks", self.send_one, LOOK_SECONDS) for _ in range(senders)]
 
     def start(self) -> None:
-        """Send at once what is due, and then again and again."""
+        """Start to send due messages."""
         for loop in self._loops:
             loop.start()
 
     def stop(self) -> None:
-        """Begin nothing more; what a slow receiver does not answer soon is sent again when its lease is over."""
+        """Start no more sends. A send without an answer is repeated when its lease is over."""
         for loop in self._loops:
             loop.stop()
         deadline = time.monotonic() + STOP_SECONDS
@@ -63,7 +63,7 @@ class Sender:
             loop.stop(max(0.0, deadline - time.monotonic()))
 
     def send_one(self) -> bool:
-        """Send a message that is due. Returns False if there is none."""
+        """Send one due message. Returns False if there is none."""
         message = webhooks.claim(SEND_LEASE_SECONDS)
         if message:
             self._send(message)

@@ -1,4 +1,4 @@
-"""Messages to the webhook: written with the end of a file, claimed to be sent, kept as the delivery log."""
+"""The webhook's messages: written in the transaction that ends a file, claimed by senders, kept as a log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELD = timedelta(hours=1)  # longer than a SHA-256 takes; then the message goes 
 
 
 class Webhook(db.Model):  # type: ignore[name-defined,misc]
-    """One message. While it has attempts left it is due at some time; then it is delivered, or given up."""
+    """One message: due at some time while it has attempts left, then delivered or given up."""
 
     __tablename__ = "webhooks"
 
@@ -39,14 +39,14 @@ class Webhook(db.Model):  # type: ignore[name-defined,misc]
 
 
 def init_app(app: Flask) -> None:
-    """Write a message for every file that ends, if there is anybody to send it to."""
+    """Write a message for every file that ends, if there is a WEBHOOK_URL."""
     if app.extensions["ferryman"].config.WEBHOOK_URL:
         file_ended.connect(_record, sender=app)
         file_settled.connect(_release, sender=app)
 
 
 def claim(lease_seconds: float) -> Row[Any] | None:
-    """Take the message that is due longest, for one attempt.
+    """Claim the message that has been due longest, for one attempt.
 
     Args:
         lease_seconds: after so long without a word, it is anybody's again.
@@ -67,22 +67,22 @@ def claim(lease_seconds: float) -> Row[Any] | None:
 
 
 def succeed(message: Row[Any]) -> bool:
-    """The receiver has it; False if it is no longer ours."""
+    """Record the delivery. Returns False if another sender has claimed the message."""
     return _settle(message, due_at=None, delivered_at=utcnow(), last_error=None)
 
 
 def postpone(message: Row[Any], delay_seconds: float, error: str) -> bool:
-    """Try it again after a delay; False if it is no longer ours."""
+    """Schedule the next attempt. Returns False if another sender has claimed the message."""
     return _settle(message, due_at=utcnow() + timedelta(seconds=delay_seconds), last_error=error)
 
 
 def give_up(message: Row[Any], error: str) -> bool:
-    """Try it no more; False if it is no longer ours."""
+    """Give the message up. Returns False if another sender has claimed it."""
     return _settle(message, due_at=None, last_error=error)
 
 
 def redeliver(message_id: str) -> bool:
-    """Send it at once, as if it were new; False if there is no such message."""
+    """Make a message due now, as if it were new. Returns False if there is no such message."""
     again = update(Webhook).where(Webhook.id == message_id)
     with transaction() as connection:
         anew = again.values(due_at=utcnow(), attempts=0, delivered_at=None, last_error=None)
@@ -90,7 +90,7 @@ def redeliver(message_id: str) -> bool:
 
 
 def log(failed: bool = False) -> Sequence[Row[Any]]:
-    """The messages without their bodies, oldest first; all, or those whose last attempt failed."""
+    """Return all messages, or those whose last attempt failed, oldest first, without their bodies."""
     columns = [column for column in Webhook.__table__.columns if column.name != "body"]
     statement = select(*columns).order_by(Webhook.created_at, Webhook.id)
     if failed:
@@ -100,21 +100,21 @@ def log(failed: bool = False) -> Sequence[Row[Any]]:
 
 
 def state(message: Row[Any]) -> str:
-    """What became of a message, in a word or two."""
+    """Return the state of a message in a word or two."""
     if message.delivered_at:
         return "delivered"
     return "waiting" if message.due_at else "given up"
 
 
 def forget_old() -> None:
-    """Forget what is older than a week, and not to be sent any more."""
+    """Delete the finished messages older than a week."""
     old = delete(Webhook).where(Webhook.created_at < utcnow() - KEEP, Webhook.due_at.is_(None))
     with transaction() as connection:
         connection.execute(old)
 
 
 def _record(app: Flask, connection: Connection, file_id: str) -> None:
-    """Write the message in the transaction that ended the file, so that there is one exactly if it has ended.
+    """Write the message in the transaction that ends the file.
 
     It is held back where the SHA-256 follows.
 
@@ -138,7 +138,7 @@ def _record(app: Flask, connection: Connection, file_id: str) -> None:
 
 
 def _release(app: Flask, connection: Connection, file_id: str) -> None:
-    """Send the message that is held back for a file; it tells what the file is now, unless that was deleted."""
+    """Release a file's message that waited for its SHA-256, with the file's present state unless deleted."""
     row = connection.execute(select(File).where(File.id == file_id)).one()
     if row.completed_at is None:
         return

@@ -1,4 +1,4 @@
-"""Uploads and watches of many files, some at a time, with one line for each and one progress bar for all."""
+"""Uploads and watches many files in parallel, with one line for each and one progress bar for all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Service(NamedTuple):
 
 
 class Batch:
-    """Files on their way, some at a time.
+    """Uploads and watches that run in parallel.
 
     Args:
         service: where to.
@@ -72,7 +72,7 @@ class Batch:
             self._tell(source, file)
 
     def interrupt(self) -> None:
-        """Tell of every unfinished file how far it has come; ends the batch."""
+        """Report the progress of every unfinished file, and end the batch."""
         for future, (source, file_id) in self.running.items():
             if file_id:
                 reason = "Interrupted; its delivery to S3 goes on."
@@ -88,7 +88,7 @@ class Batch:
         self.running[self._pool.submit(self._watch, file_id)] = (source, file_id)
 
     def _results(self) -> Iterator[tuple[str, File]]:
-        """What becomes of the files; of those that fail, it is told here."""
+        """Yield the finished files; failures are reported here."""
         while self.running:
             done = self._done()
             for future in done:
@@ -106,7 +106,7 @@ class Batch:
                 return
 
     def _done(self) -> set[Future[File]]:
-        """What is done, as soon as anything is; nothing once the time is up."""
+        """Return the finished work as soon as there is some; nothing once the time is up."""
         while True:
             left = max(self._deadline - time.monotonic(), 0)
             # A signal just before the wait, or to another thread, does not end it: heed it after a second.

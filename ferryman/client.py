@@ -1,4 +1,4 @@
-"""The client: a Ferryman's HTTP for other programs, in one file that they can take along; needs requests."""
+"""The client of a Ferryman service, in one file that needs only requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 class File(NamedTuple):
-    """A File as the service shows it; what the service does not tell is None."""
+    """A File as the service shows it; missing fields are None."""
 
     id: str
     name: str
@@ -82,11 +82,11 @@ class Unreachable(ClientError):
 
 
 class TimedOut(ClientError):
-    """The service answers, but the time is up."""
+    """The time is up before the file has ended."""
 
 
 class Problem(ClientError):
-    """The service refuses.
+    """The service refuses the request.
 
     Args:
         status: HTTP status code.
@@ -102,7 +102,7 @@ class Problem(ClientError):
 
 
 class Client:
-    """One Ferryman, for one thread at a time.
+    """A client of one service, for one thread at a time.
 
     Args:
         address: where it is, such as http://localhost:5000.
@@ -135,7 +135,7 @@ class Client:
         name: str | None = None,
         on_progress: Progress = lambda sent, size: None,
     ) -> File:
-        """Upload a file once, however often its way there breaks.
+        """Upload a file exactly once, with retries.
 
         Args:
             source: a path, or a stream, which is sent from where it stands; it is read in small pieces.
@@ -217,15 +217,15 @@ class Client:
         return last
 
     def retry(self, file_id: str) -> File:
-        """Have a file delivered again that ended in ERROR."""
+        """Retry the delivery of a file in ERROR."""
         return self._file(self._ask("POST", f"/files/{file_id}/retry"))
 
     def delete(self, file_id: str) -> None:
-        """Remove a File and its object."""
+        """Delete a File and its object."""
         self._ask("DELETE", f"/files/{file_id}")
 
     def files(self, **filters: str) -> Iterator[File]:
-        """All Files, the newest first.
+        """Yield all Files, newest first.
 
         Args:
             filters: `status`, `mode`, and `name` for a part of the name.
@@ -237,7 +237,7 @@ class Client:
             path = page["next"]
 
     def download(self, file_id: str, target: str | os.PathLike[str]) -> None:
-        """Write a file's content to a path, which gets it whole or not at all.
+        """Download a file's content to a path, completely or not at all.
 
         What breaks off goes on where it was.
 
@@ -256,7 +256,7 @@ class Client:
             part.unlink(missing_ok=True)
 
     def _fetch(self, path: str, file: IO[bytes]) -> None:
-        """Append what a file lacks of a content, if the other side gives only that, else write it anew."""
+        """Append the missing rest of a content, or write it from the start if the server sends all of it."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={file.tell()}-"} if file.tell() else {})
         with self._once("GET", path, stream=True, allow_redirects=True, headers=headers) as answer:
             if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
@@ -278,7 +278,7 @@ class Client:
         return self._patiently(lambda: self._once(method, path, **request))
 
     def _patiently(self, call: Callable[[], Result]) -> Result:
-        """Call again what may go better next time."""
+        """Call, with retries while patience lasts."""
         left, pause = self._patience, PAUSE_SECONDS
         while True:
             try:
@@ -305,7 +305,7 @@ class Client:
 
 
 class _Bearer(AuthBase):
-    """Shows the key; a plain header would give way to ~/.netrc."""
+    """Sends the key; a plain header would be replaced from ~/.netrc."""
 
     def __init__(self, key: str) -> None:
         if not set(key) <= set(string.ascii_letters + string.digits + "-._~+/="):  # RFC 6750, section 2.1
@@ -318,7 +318,7 @@ class _Bearer(AuthBase):
 
 
 class _Form:
-    """One file as multipart/form-data, read anew from its start whenever it is sent (RFC 7578)."""
+    """One file as multipart/form-data, read again from its start for every attempt (RFC 7578)."""
 
     def __init__(self, stream: IO[bytes], name: str, on_progress: Progress) -> None:
         boundary = secrets.token_hex(16)
@@ -354,7 +354,7 @@ class _Form:
 
 
 def _version(stream: IO[bytes]) -> tuple[int, int] | None:
-    """Return what changes when somebody writes to the stream's file: its size and time; None if it has no file."""
+    """Return the size and time of the stream's file, which change when it is written; None without a file."""
     try:
         found = os.fstat(stream.fileno())
     except (AttributeError, OSError):
@@ -363,7 +363,7 @@ def _version(stream: IO[bytes]) -> tuple[int, int] | None:
 
 
 def _spooled(stream: IO[bytes]) -> IO[bytes]:
-    """Keep a stream that can be read only once where it can be read again."""
+    """Copy a stream that can be read only once into a temporary file."""
     kept = tempfile.TemporaryFile()
     shutil.copyfileobj(stream, kept)
     kept.seek(0)
@@ -377,7 +377,7 @@ def _as_file(body: dict[str, Any]) -> File:
 
 
 def _problem(answer: requests.Response, is_upload: bool) -> Problem:
-    """Read a refusal, and whether it may pass."""
+    """Return the problem in a response, and if a retry may succeed."""
     is_told = answer.headers.get("Content-Type", "").startswith("application/problem+json")
     body = answer.json() if is_told else {}
     detail = body.get("detail") or f"The service answers {answer.status_code} {answer.reason}."

@@ -1,4 +1,4 @@
-"""The files that a command line names: files as they are, folders with all that is in them."""
+"""Expands the files and folders of a command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Failure = Callable[[str, OSError], object]
 
 
 def expand(sources: Sequence[str], exclude: Sequence[str], on_failure: Failure) -> Iterator[str]:
-    """Yield the files of all folders, in the order of their names, and what is no folder as it is.
+    """Yield the given files, and the files in the given folders, in the order of their names.
 
     Links to files count as files; links to folders are not followed, so that no circle is walked.
 

@@ -51,7 +51,7 @@ def accept_form(mode: Mode) -> FileRow:
 
 @contextmanager
 def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Acceptance]:
-    """Make room for one file: in the pool, the spool and the owner's quota, and for its Idempotency-Key.
+    """Prepare the acceptance of one file: room in the pool, the spool and the quota, and its Idempotency-Key.
 
     The block receives the file and completes the acceptance; if it raises, nothing of the file stays.
 
@@ -65,7 +65,7 @@ def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Acceptance]:
     """
     ferry, owner, file_id = services(), auth.owner(), new_id()
     if mode == Mode.ASYNC and ferry.pool.is_full:
-        raise Busy("Too many files wait for S3; try again later.")
+        raise Busy("Too many files are waiting for S3; try again later.")
     if not ferry.spool.has_room(length):
         failed_bytes.make_room()
     with (
@@ -83,7 +83,7 @@ def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Acceptance]:
 
 @dataclass
 class Acceptance:
-    """One file on its way through a request."""
+    """The acceptance of one file by a request."""
 
     mode: Mode
     owner: str
@@ -95,7 +95,7 @@ class Acceptance:
     """False once the request has turned out to repeat an earlier one."""
 
     def arrived(self, received: Received, chunk: bytes) -> None:
-        """Take note of a chunk that has arrived and is in the spool."""
+        """Handle a chunk that has arrived and is in the spool."""
         self.claim.renew()
         self.reservation.renew()
         self.run.arrived(self.incoming, received.key, received.content_type, chunk)

@@ -1,4 +1,4 @@
-"""Clients that cut a file into chunks and post each as a form of its own, which this service does not join."""
+"""Refuses the forms of clients that post a file in chunks, which this service does not join."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refuse_chunk(fields: Mapping[str, str]) -> None:
 
 
 def refuse_range(headers: Headers) -> None:
-    """Refuse a request that says which range of a file it carries, as blueimp's jQuery File Upload does.
+    """Refuse a request that carries a range of a file, as blueimp's jQuery File Upload sends it.
 
     Raises:
         ChunkedUpload: it does.
@@ -58,7 +58,7 @@ def refuse_range(headers: Headers) -> None:
 
 
 def refuse_look_up(names: Iterable[str]) -> None:
-    """Refuse to say that a chunk is here already: Resumable.js and Flow.js ask before they send it.
+    """Refuse the question for a chunk that Resumable.js and Flow.js ask before they send it.
 
     Args:
         names: of the query's parameters.

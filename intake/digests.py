@@ -1,4 +1,4 @@
-"""Digests that a client sends along, checked before anything is accepted."""
+"""Digests from the client, verified before anything is accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMBER = re.compile(r"([a-z0-9-]+)=:([A-Za-z0-9+/=]*):", re.ASCII)
 
 
 class Digests:
-    """Digests of bytes that pass by, and what a client expects them to be.
+    """Running digests of a stream, and the client's expected values.
 
     Args:
         header: looks up a header field; gives None where there is none.
@@ -44,15 +44,15 @@ class Digests:
             running.update(chunk)
 
     def hexdigest(self, name: str) -> str:
-        """The digest so far, for a name that was asked for."""
+        """Return a running digest in hexadecimal; it must have been requested."""
         return self._hashes[name].hexdigest()
 
     def known(self, name: str) -> str | None:
-        """The same; None for one that neither the client nor we have asked for."""
+        """Return a running digest in hexadecimal, or None if it was not requested."""
         return self.hexdigest(name) if name in self._hashes else None
 
     def verify(self) -> None:
-        """See that the bytes are what the client says.
+        """Compare the digests with the client's.
 
         Raises:
             InvalidUpload: they are not.

@@ -1,4 +1,4 @@
-"""Families of media types: formats that begin alike, so that first bytes do not tell them apart."""
+"""Families of media types whose formats begin alike, so that first bytes cannot tell them apart."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ FIRM = {
 
 
 def plain(kind: str) -> str:
-    """A media type without `x-`: audio/x-wav is audio/wav (RFC 6648)."""
+    """Return a media type without `x-`: audio/x-wav is audio/wav (RFC 6648)."""
     return kind.lower().replace("/x-", "/")
 
 
 def are_alike(declared: str, detected: str) -> bool:
-    """Returns True if bytes that look like the one type may well be the other."""
+    """Returns True if bytes detected as the one type can also be the other."""
     one, other = plain(declared), plain(detected)
     # Word's, Java's and many more files are ZIP files that do not always tell it at their start.
     is_zip = other in ZIPS or other.startswith(ZIP_PREFIXES)

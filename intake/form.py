@@ -1,4 +1,4 @@
-"""Reading one upload from a request, straight into the spool."""
+"""Reads the one file of a multipart form, straight into the spool."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_NAME_BYTES = 255  # as in most file systems
 
 @dataclass
 class Received:
-    """What the client said of the file it sent, the key that the file gets, and what was found out meanwhile."""
+    """A received file: the client's name and type for it, its new key, its digests and detected type."""
 
     name: str
     content_type: str
@@ -42,7 +42,7 @@ class Received:
 
 
 def declared_length(request: Request, max_bytes: int) -> int:
-    """The body's length as the client declares it; 0 if it does not.
+    """Return the body's declared length in bytes; 0 without one.
 
     Raises:
         UploadTooLarge: it is more than is taken.
@@ -60,7 +60,7 @@ def receive_file(
     on_chunk: Callable[[Received, bytes], None] = lambda received, chunk: None,
     also_digest: tuple[str, ...] = (),
 ) -> Received:
-    """Write the request's one file into the spool while it arrives; other form fields are passed over.
+    """Write the form's one file into the spool while it arrives, and skip other fields.
 
     Args:
         request: a multipart/form-data request whose body nobody has read.
@@ -108,7 +108,7 @@ def receive_file(
 
 
 class _Others:
-    """The parts of a form that carry no file: text, and file inputs that were left empty."""
+    """The parts of a form without a file: text fields, and empty file inputs."""
 
     def __init__(self) -> None:
         self.fields: dict[str, str] = {}
@@ -125,7 +125,7 @@ class _Others:
             self.why_no_file = "The file has no name." if self._is_nameless else holds_text
 
     def update(self, content: bytes) -> None:
-        """Take note of a part's content.
+        """Handle the content of a part.
 
         Raises:
             InvalidUpload: it is a file without a name.
@@ -140,11 +140,11 @@ class _Others:
 def _accept(
     part: MultipartSegment, earlier: Received | None, config: Config, also_digest: tuple[str, ...]
 ) -> Received:
-    """Judge a file by its header, before its bytes are read."""
+    """Check a file's part headers before its bytes are read."""
     if part.name != FIELD or earlier is not None:
         raise InvalidUpload(f"Send exactly one file, in the field '{FIELD}'.")
     if len(part.filename.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
-        raise InvalidUpload(f"A file's name may have {MAX_NAME_BYTES} bytes at most.")
+        raise InvalidUpload(f"A file name must not exceed {MAX_NAME_BYTES} bytes.")
     content_type = media_type(part.header("Content-Type"), part.filename)
     return Received(
         name=part.filename,
@@ -155,21 +155,21 @@ def _accept(
 
 
 def _settle_type(received: Received, config: Config) -> None:
-    """Tell the type by the first bytes, and go no further with a file that is not taken."""
+    """Detect the type from the first bytes, and refuse a file whose type is not accepted."""
     received.detected_type = received.head.detect()
     types = received.content_type, received.detected_type
     if refused := refused_type(*types, config.ALLOWED_CONTENT_TYPES, config.DENIED_CONTENT_TYPES):
-        raise UnsupportedUpload(f"Files of type {refused} are not taken.")
+        raise UnsupportedUpload(f"Files of type {refused} are not accepted.")
 
 
 def _field(part: MultipartSegment, name: str) -> str | None:
-    """A header field of a part; several lines are one list (RFC 9110, section 5.3)."""
+    """Return a header field of a part; several lines are one list (RFC 9110, section 5.3)."""
     lines = [value for field, value in part.headerlist if field.lower() == name.lower()]
     return ", ".join(lines) or None
 
 
 def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
-    """Parse the body as it arrives, and see that it arrives whole."""
+    """Parse the body as it arrives, and check that it is complete."""
     if request.mimetype != "multipart/form-data":
         raise UnsupportedUpload("Send the file as multipart/form-data.")
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
@@ -193,7 +193,7 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
 
 
 def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
-    """Read the body, as declared or to its end, but never more than is taken."""
+    """Yield the body as it arrives, up to the limit."""
     stream = get_input_stream(request.environ)
     received, size, asked_at = 0, MIN_CHUNK_BYTES, time.monotonic()
     try:
@@ -207,12 +207,12 @@ def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
                 raise _too_large(max_bytes)
             yield chunk
     except TimeoutError as error:
-        raise TooSlow("The body came too slowly.") from error
+        raise TooSlow("The request body arrived too slowly.") from error
     except ValueError as error:
         raise InvalidUpload("The body's chunked framing is malformed.") from error
     except (ClientDisconnected, OSError) as error:
-        raise InvalidUpload("The connection broke off.") from error
+        raise InvalidUpload("The connection was closed before the request was complete.") from error
 
 
 def _too_large(max_bytes: int) -> UploadTooLarge:
-    return UploadTooLarge(f"A request may have {max_bytes} bytes at most.")
+    return UploadTooLarge(f"The request body must not exceed {max_bytes} bytes.")

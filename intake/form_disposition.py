@@ -1,4 +1,4 @@
-"""Content-Disposition of a form's part: the names of the field and of the file, however clients write them."""
+"""Content-Disposition of a form's part: field name and file name, in all the ways that clients write them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENCODED_WORDS = re.compile(rf"{WORD}(?:\s+{WORD})*", re.ASCII)
 
 
 class Disposition(NamedTuple):
-    """What the header says; a name that it does not give is None."""
+    """A parsed header; a missing name is None."""
 
     kind: str
     name: str | None
@@ -79,7 +79,7 @@ def _parameters(value: str, position: int) -> dict[str, str]:
 
 
 def _extended(parameters: dict[str, str]) -> str | None:
-    """Decode `filename*`, or its pieces `filename*0`, `filename*1*`; None if there are none."""
+    """Decode `filename*`, or its pieces `filename*0`, `filename*1*`. Returns None without them."""
     if "filename*" in parameters:
         return _decoded(parameters["filename*"])
     pieces = {match: text for name, text in parameters.items() if (match := CONTINUED.fullmatch(name))}
@@ -101,7 +101,7 @@ def _decoded(text: str) -> str:
 
 
 def _without_words(filename: str | None) -> str | None:
-    """Decode a name that consists of encoded words; one that only looks so is kept."""
+    """Decode a name that consists of encoded words; any other name stays as it is."""
     if filename is None or not ENCODED_WORDS.fullmatch(filename):
         return filename
     try:

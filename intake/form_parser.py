@@ -1,4 +1,4 @@
-"""Parses multipart/form-data: the library's parser, more patient with clients and clearer about their mistakes."""
+"""Parses multipart/form-data: the library's parser, more lenient with clients and clearer about their mistakes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SENTENCES = {
 
 
 class FormParser(PushMultipartParser):  # type: ignore[misc]
-    """A parser that is fed a form's bytes, and gives its parts.
+    """An incremental parser of a form.
 
     Args:
         content_type: the request's Content-Type.
@@ -62,7 +62,7 @@ class FormParser(PushMultipartParser):  # type: ignore[misc]
         self._is_ignored = False
 
     def events(self, chunk: bytes) -> Iterator[Event]:
-        """Parse the next bytes of the form; no bytes are its end."""
+        """Parse the next bytes of the form. Empty bytes mean its end."""
         if not self._first:
             self._first = chunk[:FIRST_BYTES]
             line = b"--" + self.boundary
@@ -75,7 +75,7 @@ class FormParser(PushMultipartParser):  # type: ignore[misc]
             yield from self.parse(chunk)
 
     def _without_padding(self, padding: re.Pattern[bytes], chunk: bytes) -> bytes:
-        """Drop the blanks after boundaries (RFC 2046, section 5.1.1), for a client whose form begins with such.
+        """Drop the blanks after boundaries (RFC 2046, section 5.1.1), if the form begins with such.
 
         What may be the beginning of such a line is held until its end is here.
         """
@@ -121,7 +121,7 @@ class FormParser(PushMultipartParser):  # type: ignore[misc]
         return segment
 
     def explain(self, error: MultipartError, has_length: bool) -> str:
-        """Say what is wrong with the form, in a sentence for its client.
+        """Return a sentence for the client that names the mistake in its form.
 
         Args:
             error: what the parser says.

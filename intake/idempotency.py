@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is sent again is answered again, not done again."""
+"""Idempotency-Key: a repeated request gets the same answer and has no second effect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEEP = timedelta(days=7)
 
 
 class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
-    """A key that a client sent: in progress while it has no fingerprint, done with one."""
+    """A client's key. Without a fingerprint its request is still running."""
 
     __tablename__ = "idempotency_keys"
 
@@ -90,7 +90,7 @@ class Claim:
         return file_id
 
     def finish(self, connection: Connection, fingerprint: str, file_id: str) -> None:
-        """Bind the key to its File, in the transaction of the caller.
+        """Bind the key to its File in the caller's transaction.
 
         Raises:
             Conflict: another request has taken the key over.
@@ -99,10 +99,10 @@ class Claim:
             return
         values = {"fingerprint": fingerprint, "file_id": file_id, "due_at": utcnow() + KEEP}
         if not self._change(connection, IdempotencyKey.request_id == self._request_id, **values):
-            raise Conflict("Another request with this Idempotency-Key has overtaken this one.")
+            raise Conflict("Another request with this Idempotency-Key has taken over.")
 
     def abandon(self) -> None:
-        """Free the key, because nothing was accepted."""
+        """Release the key, because nothing was accepted."""
         mine = [IdempotencyKey.key == self._key, IdempotencyKey.request_id == self._request_id]
         with transaction() as connection:
             connection.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.fingerprint.is_(None)))
@@ -132,7 +132,7 @@ def claim(key: str | None, owner: str, lease_seconds: float) -> Iterator[Claim]:
         Conflict: a request with this key is still running.
     """
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
-        raise InvalidUpload(f"An Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters.")
+        raise InvalidUpload(f"An Idempotency-Key must have 1 to {MAX_KEY} printable ASCII characters.")
     found = Claim(fingerprint(owner, key) if key else None, lease_seconds)
     if key is None:
         yield found
@@ -146,11 +146,11 @@ def claim(key: str | None, owner: str, lease_seconds: float) -> Iterator[Claim]:
 
 
 def fingerprint(*facts: str) -> str:
-    """Hash what makes two requests the same."""
+    """Return the hash of the facts that make two requests equal."""
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
 
 def forget_old() -> None:
-    """Forget the keys whose time is over."""
+    """Delete the expired keys."""
     with transaction() as connection:
         connection.execute(delete(IdempotencyKey).where(IdempotencyKey.due_at <= utcnow() - timedelta(hours=1)))

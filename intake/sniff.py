@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, and whether files of such a type are taken."""
+"""Detects the type of a file from its first bytes, and checks it against the allowed and denied types."""
 
 from __future__ import annotations
 
@@ -59,27 +59,27 @@ SCRIPTS = (
 
 
 class Head:
-    """Keeps the first bytes of a file that arrives in chunks of any size."""
+    """The first bytes of a file that arrives in chunks."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
     @property
     def is_full(self) -> bool:
-        """Whether it needs no more of the file."""
+        """True if no more bytes are needed."""
         return len(self._bytes) >= HEAD_BYTES
 
     def update(self, chunk: bytes) -> None:
-        """Take what it needs of the file's next bytes."""
+        """Add the file's next bytes, as far as they are needed."""
         self._bytes += chunk[: HEAD_BYTES - len(self._bytes)]
 
     def detect(self) -> str:
-        """Tell the media type."""
+        """Return the detected media type."""
         return detect(bytes(self._bytes))
 
 
 def detect(head: bytes) -> str:
-    """Tell a media type by a file's first bytes; what they do not tell is text, or just bytes.
+    """Return the media type of a file's first bytes; text/plain or application/octet-stream if unknown.
 
     libmagic tells more, but takes milliseconds for a text: it compiles its patterns anew every time.
 
@@ -100,7 +100,7 @@ def detect(head: bytes) -> str:
 
 
 def _binary_type(head: bytes) -> str:
-    """What filetype does not know."""
+    """Return the type of formats that the library filetype does not know."""
     for start, kind in BEGINNINGS.items():
         if head.startswith(start):
             return kind
@@ -117,7 +117,7 @@ def _binary_type(head: bytes) -> str:
 
 
 def _markup_type(head: bytes) -> str | None:
-    """Tell a page or a script by how it begins, whatever follows: browsers and shells look no further."""
+    """Return the type of a page or script by its beginning; browsers and shells look no further either."""
     text = head.removeprefix(codecs.BOM_UTF8)
     if not text.lstrip().startswith((b"<", b"#!")):
         return None
@@ -140,7 +140,7 @@ def _text_type(head: bytes) -> str:
 
 
 def _is_csv(text: bytes) -> bool:
-    """Whether there are several lines, and each has as many separators as the first."""
+    """Returns True if there are several lines, all with as many separators as the first."""
     lines = text.splitlines()[:10]
     if len(text) >= HEAD_BYTES:
         lines.pop()  # may be half a line
@@ -152,7 +152,7 @@ def _is_csv(text: bytes) -> bool:
 
 
 def refused_type(declared: str, detected: str, allowed: Collection[str], denied: Collection[str]) -> str | None:
-    """The type for which a file is not taken, or None if it is.
+    """Return the type for which a file is refused, or None.
 
     Args:
         declared: the media type as its client declares it; parameters do not count.
@@ -173,7 +173,7 @@ def refused_type(declared: str, detected: str, allowed: Collection[str], denied:
 
 
 def _confirms(declared: str, detected: str, allowed: Collection[str]) -> bool:
-    """Returns True if bytes of another type do not prove that the declared one is a lie, or are taken anyhow."""
+    """Returns True if the detected type is compatible with the declared one, or allowed anyway."""
     if detected not in VAGUE:
         # A picture that runs scripts must say so.
         return detected != SVG and _matches(detected, allowed)
@@ -184,5 +184,5 @@ def _confirms(declared: str, detected: str, allowed: Collection[str]) -> bool:
 
 
 def _matches(kind: str, patterns: Collection[str]) -> bool:
-    """Whether a type matches a pattern."""
+    """Returns True if a type matches a pattern."""
     return any(fnmatchcase(plain(kind), plain(pattern)) for pattern in patterns)

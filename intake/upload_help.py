@@ -1,4 +1,4 @@
-"""What the upload addresses answer to a GET: how to send a file."""
+"""GET at the upload addresses: how to send a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ bp = Blueprint("help", __name__)
 @bp.get("/celery_upload", defaults={"mode": Mode.CELERY})
 @auth.public
 def upload_help(mode: Mode) -> Response:
-    """Show a browser the page with this mode chosen; tell any other client how to send a file.
+    """Show a browser the page with this mode chosen, and any other client how to send a file.
     ---
     get: {operationId: getHelp, tags: [Service], responses: {200: Help}}
     """

@@ -1,4 +1,4 @@
-"""The processes of `make run`: started together, started again if one ends by itself, and stopped in order."""
+"""The processes of `make run`: started together, restarted if one ends, and stopped in order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ honcho.KILL_WAIT = STOP_SECONDS
 
 
 class Part(Process):  # type: ignore[misc]
-    """A process whose children end with it: they would keep its port, and it would not count as stopped."""
+    """A process whose children end with it; they would otherwise keep its port."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -40,7 +40,7 @@ class Part(Process):  # type: ignore[misc]
 
 
 class Manager(honcho.Manager):  # type: ignore[misc]
-    """honcho's manager, but one that starts a process again, and can be stopped while it starts.
+    """honcho's manager, with restarts, and a stop that works during the start.
 
     A process that ends again and again ends all, with exit code 1.
     """
@@ -53,7 +53,7 @@ class Manager(honcho.Manager):  # type: ignore[misc]
 
     @property
     def was_stopped_by_user(self) -> bool:
-        """Whether a signal to this process has ended the loop."""
+        """True if a signal to this process has ended the loop."""
         return self.returncode in STOPPED_BY_USER
 
     def terminate(self) -> None:
@@ -76,14 +76,14 @@ class Manager(honcho.Manager):  # type: ignore[misc]
         return self._stopping and bool(super()._all_stopped())
 
     def _any_stopped(self) -> bool:
-        """Returns True if a process has ended for good; honcho asks all the time, and then stops the others."""
+        """Returns True if a process has ended for good; honcho then stops the others."""
         if self._stopping:
             return bool(super()._any_stopped())
         ended = [name for name, process in self._processes.items() if "returncode" in process]
         return not all(self._may_go_on(name) for name in ended)
 
     def _may_go_on(self, name: str) -> bool:
-        """Start a process again when its pause is over. Returns False if it had its last restart."""
+        """Restart a process when its pause is over. Returns False after its last restart."""
         process = self._processes[name]
         restarts = self._restarts.setdefault(name, _Restarts())
         if restarts.at is None:
@@ -103,7 +103,7 @@ class Manager(honcho.Manager):  # type: ignore[misc]
 
 
 class _Restarts:
-    """When one process is started again, and how often it was."""
+    """The restarts of one process."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -120,7 +120,7 @@ class _Restarts:
         return self.count <= MAX_RESTARTS
 
     def done(self) -> None:
-        """Remember that it runs again."""
+        """Record that the process runs again."""
         self._began, self.at = time.monotonic(), None
 
 

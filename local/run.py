@@ -34,7 +34,7 @@ TRACES = {
 
 
 def main() -> int:
-    """Start everything, say when it is ready, and stop everything at the end."""
+    """Start everything, report when it is ready, and stop everything at the end."""
     load_dotenv()
     port = os.environ.get("PORT") or "5000"
     if not (port.isdecimal() and 0 < int(port) < 65536):
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, local_servers.Server], dict[str, str]]:
-    """Choose what to embed: whatever has no address in the environment."""
+    """Choose the embedded servers: those whose address is not configured."""
     _make_private(data)
     servers: dict[str, local_servers.Server] = {}
     settings = {"AUTH": env.get("AUTH") or "open", "SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
@@ -103,7 +103,7 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, local
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder for the data, and let nobody but its owner look into it.
+    """Create the data folder, readable by its owner only.
 
     Raises:
         OSError: others may look into it, and it holds what is not ours.
@@ -116,7 +116,7 @@ def _make_private(folder: Path) -> None:
 
 
 def _kept(path: Path, first: str) -> str:
-    """Read what an earlier start left, for its owner's eyes only; at the first start, leave it."""
+    """Return a secret of an earlier start, or create it, readable by its owner only."""
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(first)
@@ -124,7 +124,7 @@ def _kept(path: Path, first: str) -> str:
 
 
 def _leave_for_shells(path: Path, settings: Mapping[str, str], port: str) -> None:
-    """Leave what lets a shell use the same parts, and find the programs; for its owner's eyes only."""
+    """Write the settings for other shells to a file, readable by its owner only."""
     # Of a command that ends at once there is nothing to count.
     exported = {name: value for name, value in settings.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     exported["FERRYMAN_URL"] = f"http://localhost:{port}"
@@ -148,13 +148,13 @@ def _python() -> str:
 
 
 def _traced() -> str:
-    """What makes a Python program send traces, where they are wanted and OpenTelemetry's agent is installed."""
+    """Return the command prefix that makes a Python program send traces, if configured."""
     agent = shutil.which("opentelemetry-instrument", path=sysconfig.get_path("scripts"))
     return f"{shlex.quote(agent)} " if agent and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else ""
 
 
 def _announce(address: str, access: str, shell_file: str, s3_port: int | None) -> None:
-    """Print the address when the service is ready, and the embedded S3 with it."""
+    """Print the address when the service and the embedded S3 are ready."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if _answers(f"{address}/readyz") and (s3_port is None or local_servers.seaweed_has_room(s3_port)):

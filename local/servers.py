@@ -69,17 +69,17 @@ def seaweed(folder: Path, port: int, access_key: str, secret: str) -> Server:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on the loopback port."""
+    """Returns True if the loopback port is free."""
     return _bindable([port])
 
 
 def free_port() -> int:
-    """A random free port for a server with one port."""
+    """Return a random free port."""
     return next(port for port in _candidates() if _bindable([port]))
 
 
 def seaweed_port(preferred: int | None = None) -> int:
-    """The first of the free ports that SeaweedFS needs: from `preferred` on, or at random.
+    """Return the first of the free ports that SeaweedFS needs: from `preferred` on, or at random.
 
     Its sockets under /tmp are named by port, and one left there by another user keeps it from starting.
     """
@@ -92,7 +92,7 @@ def seaweed_port(preferred: int | None = None) -> int:
 
 
 def seaweed_has_room(port: int) -> bool:
-    """Whether SeaweedFS can read and write: some restarts bring it up 5 s before its master knows its volumes.
+    """Returns True if SeaweedFS can read and write. After some restarts that takes 5 s more.
 
     Source: https://github.com/seaweedfs/seaweedfs/wiki/Master-Server-API
     """
@@ -104,7 +104,7 @@ def seaweed_has_room(port: int) -> bool:
 
 
 def remove_seaweed_sockets(port: int) -> None:
-    """Remove what a SeaweedFS on these ports left under /tmp, but nothing of one that has taken them since."""
+    """Remove the sockets of a stopped SeaweedFS under /tmp, unless its ports are in use again."""
     for number in filter(is_free, _seaweed_ports(port)):
         for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108
             left.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Pieces of the API's document: parameters, headers, links and every answer that an address can give."""
+"""Components of the API document: parameters, headers, links and responses."""
 
 from __future__ import annotations
 
@@ -248,15 +248,17 @@ RESPONSES: dict[str, Piece] = {
     "Forbidden": _problem(
         _S.FORBIDDEN,
         "The key is for something else; or, in a service without keys, it comes from a page of another site.",
-        "This key is not for that.",
+        "This key does not grant access to this endpoint.",
     ),
-    "NotFound": _problem(_S.NOT_FOUND, "There is no such file, or it is not yours.", "There is no such file."),
+    "NotFound": _problem(_S.NOT_FOUND, "There is no such file, or it is not yours.", "File not found."),
     "Forgotten": _problem(
         _S.NOT_FOUND,
         "The file was deleted meanwhile, such as that of the earlier request with this `Idempotency-Key`.",
-        "There is no such file.",
+        "File not found.",
     ),
-    "TooSlow": _problem(_S.REQUEST_TIMEOUT, "The body came too slowly.", "The body came too slowly."),
+    "TooSlow": _problem(
+        _S.REQUEST_TIMEOUT, "The client stalled or was too slow.", "The request body arrived too slowly."
+    ),
     "Conflict": _problem(
         _S.CONFLICT,
         "The file, or another request with this `Idempotency-Key`, is in a state that does not allow it.",
@@ -265,10 +267,10 @@ RESPONSES: dict[str, Piece] = {
     "LengthRequired": _problem(
         _S.LENGTH_REQUIRED,
         "Your uploads are counted, so the request must say how long it is.",
-        "Uploads are counted, so the request must have a Content-Length.",
+        "The request must have a Content-Length, since uploads count against a quota.",
     ),
     "TooLarge": _problem(
-        _S.REQUEST_ENTITY_TOO_LARGE, "It is over a limit.", "A request may have 5368709120 bytes at most."
+        _S.REQUEST_ENTITY_TOO_LARGE, "It is over a limit.", "The request body must not exceed 5368709120 bytes."
     ),
     "Unsupported": _problem(
         _S.UNSUPPORTED_MEDIA_TYPE,
@@ -296,7 +298,7 @@ RESPONSES: dict[str, Piece] = {
         _S.TOO_MANY_REQUESTS,
         "You have done all you may for now: requests in a minute, bytes in a day, files on their way; or too many"
         " wrong keys came from your address.",
-        "More than 6000 requests in a minute.",
+        "Rate limit exceeded: 6000 requests per minute.",
         "Retry-After",
     ),
     "ServerError": _problem(
@@ -306,7 +308,7 @@ RESPONSES: dict[str, Piece] = {
     "Busy": _problem(
         _S.SERVICE_UNAVAILABLE,
         "There is no room now, or the database does not answer.",
-        "Too many files wait for S3; try again later.",
+        "Too many files are waiting for S3; try again later.",
         "Retry-After",
     ),
 }

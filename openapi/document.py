@@ -1,4 +1,4 @@
-"""The API's document: made from the views' docstrings and their roles, as OpenAPI 3.1 and as a page to read."""
+"""The API document: made from the views' docstrings and roles, as OpenAPI 3.1 and as a page."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'no
 
 
 class ViewPlugin(BasePlugin):
-    """Adds what the code itself says of a view: its summary, whether it needs a key, the errors of its kind."""
+    """Adds facts from the code to a view's operation: its summary, its key, its errors."""
 
     def operation_helper(
         self, path: str | None = None, operations: dict[str, Any] | None = None, *, view: Any = None, **kwargs: Any
     ) -> None:
-        """Complete the operations that a view's docstring describes."""
+        """Complete the operations from a view's docstring."""
         for operation in (operations or {}).values():
             operation["summary"] = (inspect.getdoc(view) or "").partition("\n")[0].rstrip(".")
             errors: dict[int, str] = {500: "ServerError"}
@@ -77,7 +77,7 @@ class ViewPlugin(BasePlugin):
 @bp.get("/openapi.json")
 @auth.public
 def document() -> Response:
-    """Give this document.
+    """Return this document.
     ---
     get: {operationId: getDocument, tags: [Service], responses: {200: Document}}
     """
@@ -87,7 +87,7 @@ def document() -> Response:
 @bp.get("/docs")
 @auth.public
 def docs() -> Response:
-    """Show this document as a page to read.
+    """Show this document as a page.
     ---
     get: {operationId: getDocs, tags: [Service], responses: {200: Manual}}
     """
@@ -99,14 +99,14 @@ def docs() -> Response:
 
 
 def init_app(app: Flask) -> None:
-    """Make the document of all that the app has by now, and show it."""
+    """Build the document from all views of the app, and serve it."""
     app.register_blueprint(bp)
     app.add_template_filter(marked)
     app.extensions["openapi"] = build(app)
 
 
 def build(app: Flask) -> dict[str, Any]:
-    """Describe the app.
+    """Build the document.
 
     Source: https://spec.openapis.org/oas/v3.1.0
     """
@@ -130,7 +130,7 @@ def build(app: Flask) -> dict[str, Any]:
 
 
 def _operations(app: Flask, rule: Rule) -> dict[str, Any]:
-    """What the docstring of an address's view says; a view of several addresses has an operation for each."""
+    """Return the operations of a view's docstring; a view with several addresses has one for each."""
     view = app.view_functions[rule.endpoint]
     operations = load_operations_from_docstring(inspect.getdoc(view) or "")
     for operation in operations.values():
@@ -154,7 +154,7 @@ def _add_components(spec: APISpec) -> None:
 
 
 def without_references(node: Any, whole: dict[str, Any]) -> Any:
-    """Put what a reference names in its place, for a reader who cannot follow it."""
+    """Replace references by their targets."""
     if isinstance(node, list):
         return [without_references(one, whole) for one in node]
     if not isinstance(node, dict):
@@ -168,7 +168,7 @@ def without_references(node: Any, whole: dict[str, Any]) -> Any:
 
 
 def curl(path: str, method: str, operation: dict[str, Any]) -> str:
-    """A line that asks an address by curl."""
+    """Return a curl command for an operation."""
     words = ["curl"]
     if method != "get" and "requestBody" not in operation:
         words.append(f"-X {method.upper()}")
@@ -184,5 +184,5 @@ def curl(path: str, method: str, operation: dict[str, Any]) -> str:
 
 
 def marked(text: str) -> Markup:
-    """Set what stands in backticks as code."""
+    """Render backticks as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # nosec B704

@@ -1,4 +1,4 @@
-"""Pieces of the API's document: what a file, an event, a problem and a form look like."""
+"""Schemas of the API document: files, events, problems and forms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def number(description: str, *examples: int, **more: Any) -> Piece:
 
 
 def or_null(piece: Piece) -> Piece:
-    """Let it be null as well."""
+    """Allow null as well."""
     values = {"enum": [*piece["enum"], None]} if "enum" in piece else {}
     return {**piece, "type": [piece["type"], "null"], **values}
 

@@ -1,4 +1,4 @@
-"""The commands of `flask`: the operator's, and the client's `upload` and `watch`."""
+"""The commands of `flask`: for the operator, and the client's `upload` and `watch`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def init_app(app: Flask) -> None:
 @click.option("--wait", default=0.0, metavar="SECONDS", help="Keep trying for so long.")
 @with_appcontext
 def create_bucket(public_read: bool, wait: float) -> None:
-    """Make the bucket, unless it is there."""
+    """Create the bucket, unless it exists."""
     ferry = services()
     deadline = time.monotonic() + wait
     while True:
@@ -52,7 +52,7 @@ def create_bucket(public_read: bool, wait: float) -> None:
 @click.option("--days", default=7, show_default=True, type=click.IntRange(1), help="Age of the abandoned.")
 @with_appcontext
 def set_lifecycle(days: int) -> None:
-    """Let S3 itself abort multipart uploads that were abandoned."""
+    """Let S3 abort abandoned multipart uploads."""
     ferry = services()
     bucket.set_lifecycle(ferry.store, ferry.config.S3_KEY_PREFIX, days)
 
@@ -60,7 +60,7 @@ def set_lifecycle(days: int) -> None:
 @click.command("s3-doctor", cls=PlainCommand)
 @with_appcontext
 def s3_doctor() -> None:
-    """Try what the bucket really does, and whether the S3_CHECKSUM_MODE that runs is safe there."""
+    """Test the bucket, and if the configured S3_CHECKSUM_MODE is safe there."""
     config, store = services().config, services().store
     running = config.S3_CHECKSUM_MODE
     bucket.check(store)
@@ -80,7 +80,7 @@ def s3_doctor() -> None:
 
 
 def _examine(store: Store, mode: str) -> list[doctor.Probe]:
-    """Try a mode, and show what it does."""
+    """Test a mode, and print the results."""
     click.echo(f"S3_CHECKSUM_MODE={mode}")
     probes = []
     for probe in doctor.integrity(store, services().config.S3_KEY_PREFIX):
@@ -105,7 +105,7 @@ def _show(probe: doctor.Probe) -> None:
 @click.option("--grace", default=3600, show_default=True, metavar="SECONDS", help="Leave alone what is younger.")
 @with_appcontext
 def reconcile(apply: bool, grace: int) -> None:
-    """Tell where spool, database and bucket disagree."""
+    """Report where spool, database and bucket disagree."""
     count, failed = 0, False
     for name, found in comparisons(timedelta(seconds=grace)).items():
         try:
@@ -123,7 +123,7 @@ def reconcile(apply: bool, grace: int) -> None:
 
 
 def _outcome(finding: Finding, apply: bool) -> str:
-    """Mend it, if told so and possible; the answer is what became of it."""
+    """Repair a finding, if requested and possible. Returns the outcome."""
     if finding.mend is None:
         return "look at it"
     if not apply:
@@ -142,7 +142,7 @@ key_commands = PlainGroup("keys", help="API keys: who may use the service.")
 @click.argument("name")
 @click.option("--metrics", is_flag=True, help="Let it read /metrics, and nothing else.")
 def create_key(name: str, metrics: bool) -> None:
-    """Make a key for NAME, who sees the files of all keys of that name, and print it once."""
+    """Create a key for NAME and print it once. All keys of one name see the same files."""
     try:
         click.echo(keys.create_key(name, keys.METRICS if metrics else keys.FILES))
     except ValueError as error:
@@ -151,7 +151,7 @@ def create_key(name: str, metrics: bool) -> None:
 
 @key_commands.command("list")
 def list_keys() -> None:
-    """Show the keys by their id, without their secret."""
+    """List the keys by id, without their secrets."""
     for key in keys.all_keys():
         state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "live"
         click.echo(f"{key.id}  {key.created_at:%Y-%m-%d}  {state:18}  {key.role:7}  {key.owner}")
@@ -160,7 +160,7 @@ def list_keys() -> None:
 @key_commands.command("revoke")
 @click.argument("key_id", metavar="ID")
 def revoke_key(key_id: str) -> None:
-    """Let the key open nothing from now on; ID is what `list` shows, or the middle part of the key."""
+    """Revoke a key. ID is its id in `list`, or the middle part of the key."""
     if not keys.revoke_key(key_id):
         raise click.ClickException("There is no live key with this id.")
 
@@ -171,7 +171,7 @@ hooks = PlainGroup("webhooks", help="Messages about files to WEBHOOK_URL.")
 @hooks.command("list")
 @click.option("--failed", is_flag=True, help="Only those whose last attempt failed.")
 def list_webhooks(failed: bool) -> None:
-    """Show the messages of the last week, oldest first, and what became of them."""
+    """List the messages of the last week with their state, oldest first."""
     for message in webhooks.log(failed):
         click.echo(
             f"{message.id}  {message.created_at:%Y-%m-%dT%H:%M:%SZ}  {message.type:13}  {message.file_id}"
@@ -183,7 +183,7 @@ def list_webhooks(failed: bool) -> None:
 @click.argument("ids", metavar="ID...", nargs=-1)
 @click.option("--failed", is_flag=True, help="All whose last attempt failed.")
 def redeliver_webhooks(ids: tuple[str, ...], failed: bool) -> None:
-    """Send messages once more, with all their attempts anew; ID is what `list` shows."""
+    """Send messages again, with all their attempts. ID is the id in `list`."""
     if bool(ids) == failed:
         raise click.UsageError("Name messages by their ID, or take all with --failed.")
     wanted = [message.id for message in webhooks.log(failed=True)] if failed else ids

@@ -1,4 +1,4 @@
-"""The S3 doctor: tries what a store really does, in the way that uploads use it, and says what is given up."""
+"""The S3 doctor: tests what a store really does with the requests of uploads, and names missing features."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OVERWRITES = "this store does not honour If-None-Match, keep others out of the p
 
 
 class Probe(NamedTuple):
-    """One question to the store, and its answer."""
+    """One test of the store, and its result."""
 
     question: str
     passed: bool
@@ -42,7 +42,7 @@ class Probe(NamedTuple):
 
 
 def integrity(store: Store, prefix: str) -> Iterator[Probe]:
-    """Try whether files stay whole as this store's uploads go; removes what it writes.
+    """Test if uploads are verified as configured; removes its objects.
 
     Args:
         store: where, in the S3_CHECKSUM_MODE that is tried.
@@ -75,7 +75,7 @@ def _integrity(store: Store, prefix: str, way: str, content: bytes) -> Iterator[
 
 
 def conveniences(store: Store, prefix: str) -> Iterator[Probe]:
-    """Try what else the service uses; what fails here costs a feature, but no file."""
+    """Test the other features in use; a failure costs a feature, but no file."""
     content = os.urandom(64)
     with _new_object(store, prefix, content) as info:
         if refusal := _try(lambda: _send(store, content, info)):
@@ -94,7 +94,7 @@ def conveniences(store: Store, prefix: str) -> Iterator[Probe]:
 
 
 def in_mode(config: Config, mode: str) -> Store:
-    """The store of these settings with another S3_CHECKSUM_MODE."""
+    """Return the configured store with another S3_CHECKSUM_MODE."""
     return Store(replace(config, S3_CHECKSUM_MODE=mode))
 
 
@@ -104,7 +104,7 @@ def _probe(question: str, attempt: Callable[[], object], is_needed: bool = True)
 
 
 def _try(attempt: Callable[[], object]) -> str:
-    """Try something; the answer is why it failed, or nothing."""
+    """Run a test. Returns the reason of its failure, or an empty text."""
     try:
         attempt()
     except StoreError as error:
@@ -116,7 +116,7 @@ def _try(attempt: Callable[[], object]) -> str:
 
 @contextmanager
 def _new_object(store: Store, prefix: str, content: bytes) -> Iterator[ObjectInfo]:
-    """Describe a new object, which is removed in the end."""
+    """Return the description of a new object, which is removed in the end."""
     key = f"{prefix}s3-doctor-{secrets.token_hex(8)}"
     try:
         yield ObjectInfo(key, CONTENT_TYPE, len(content), _checksum(content))
@@ -129,7 +129,7 @@ def _checksum(content: bytes) -> str:
 
 
 def _send(store: Store, content: bytes, info: ObjectInfo) -> None:
-    """Deliver these bytes as that object, in one request or, if they are many, in parts."""
+    """Upload bytes as an object, in one request or in parts."""
     if len(content) <= PART_BYTES:
         store.put(BytesIO(content), info)
     else:

@@ -1,4 +1,4 @@
-"""Health: whether the process lives, and whether the parts it leans on answer."""
+"""Health: liveness of the process, and readiness of its parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from access import auth
 from core import background
 from core.database import db, utcnow
-from core.errors import ScannerAway, SpoolUnavailable, StoreError
+from core.errors import ScannerUnavailable, SpoolUnavailable, StoreError
 from core.services import services
 from storage import bucket, file_queries
 
@@ -26,7 +26,7 @@ FAILURES = (
     SQLAlchemyError,
     SpoolUnavailable,
     StoreError,
-    ScannerAway,
+    ScannerUnavailable,
     OperationalError,
     RedisError,
     background.Silent,
@@ -37,7 +37,7 @@ FAILURES = (
 @auth.public
 @auth.at_any_host
 def healthz() -> Response:
-    """Answer, if the process lives.
+    """Return 200 while the process lives.
     ---
     get: {operationId: getHealth, tags: [Service], responses: {200: Alive}}
     """
@@ -48,7 +48,7 @@ def healthz() -> Response:
 @auth.public
 @auth.at_any_host
 def readyz() -> tuple[Response, HTTPStatus]:
-    """Check database, bucket, broker, spool and loops; tell how long the oldest undelivered file has waited.
+    """Check database, bucket, broker, spool and loops, and report the age of the oldest undelivered file.
     ---
     get: {operationId: getReadiness, tags: [Service], responses: {200: Ready, 503: NotReady}}
     """

@@ -1,4 +1,4 @@
-"""Errors as an operator at a shell should see them: one line that names the cause, and exit code 1."""
+"""Errors of commands: one line that names the cause, and exit code 1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.errors import UploadError
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn errors that the operator can mend into one line without a traceback.
+    """Turn errors that the operator can fix into one line without a traceback.
 
     Raises:
         click.ClickException: the database, S3, a file or a setting is not as it must be.
@@ -32,7 +32,7 @@ def plain_errors() -> Iterator[None]:
 
 
 class PlainCommand(click.Command):
-    """A command whose errors are plain."""
+    """A command that reports errors in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

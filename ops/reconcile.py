@@ -1,4 +1,4 @@
-"""Reconcile: where spool, rows, objects and unfinished uploads disagree; reports first, acts when told."""
+"""Reconcile: finds disagreements of spool, rows, objects and unfinished uploads; repairs them on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Entry = TypeVar("Entry", bucket.StoredObject, bucket.Multipart)
 
 
 class Finding(NamedTuple):
-    """One disagreement: what it is, whom it concerns, and what would mend it, if something would."""
+    """One disagreement, with its repair if there is one."""
 
     kind: str
     name: str
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def comparisons(grace: timedelta) -> dict[str, Iterator[Finding]]:
-    """Compare everything, and tell what disagrees for longer than the grace.
+    """Compare everything, and yield the findings older than the grace period.
 
     An object or unfinished upload without a row is only ever mended under a key prefix of our own: without one,
     another service may have put it there.
@@ -64,7 +64,7 @@ def _spool_without_row(grace: timedelta) -> Iterator[Finding]:
 
 
 def _rows_without_bytes(before: datetime) -> Iterator[Finding]:
-    """Rows that still need their bytes from this spool, which has them not; nothing can mend that."""
+    """Find rows whose bytes are missing from this spool; there is no repair."""
     spool = services().spool
     waiting = select(File.id).where(
         File.upload_status.in_(UNDELIVERED), File.spool_id == spool.id, File.updated_at <= before
@@ -77,7 +77,7 @@ def _rows_without_bytes(before: datetime) -> Iterator[Finding]:
 
 
 def _rows_of_lost_spools(grace: timedelta) -> Iterator[Finding]:
-    """Rows that wait for a host of which nothing was seen since."""
+    """Find rows that wait for a lost host."""
     own = services().spool.id
     for spool in spools.lost(max(grace, spools.LOST_AFTER)):
         waiting = select(File.id).where(File.upload_status.in_(UNDELIVERED), File.spool_id == spool.id)
@@ -89,7 +89,7 @@ def _rows_of_lost_spools(grace: timedelta) -> Iterator[Finding]:
 
 
 def _objects(before: datetime) -> Iterator[Finding]:
-    """Objects that no row knows, and COMPLETE rows whose object is gone."""
+    """Find objects without a row, and COMPLETE rows without an object."""
     store = services().store
     listed: set[str] = set()
     for batch in batched(_own(bucket.objects(store, _prefix()))):
@@ -109,7 +109,7 @@ def _objects(before: datetime) -> Iterator[Finding]:
 
 
 def _multiparts(before: datetime) -> Iterator[Finding]:
-    """Unfinished uploads that no run is working on."""
+    """Find unfinished multipart uploads that no run holds."""
     store = services().store
     for batch in batched(_own(bucket.multiparts(store, _prefix()))):
         keys = [entry.key for entry in batch]
@@ -126,7 +126,7 @@ def _multiparts(before: datetime) -> Iterator[Finding]:
 
 
 def _is_before(moment: datetime | None, before: datetime) -> bool:
-    """Returns False for an unknown moment: what may be new is left alone."""
+    """Returns True if a time is known and before another."""
     return moment is not None and moment <= before
 
 
@@ -135,7 +135,7 @@ def _prefix() -> str:
 
 
 def _own(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Only what has a name that we would give, to a file or to an object that tries the store."""
+    """Keep only the objects with names that this service makes."""
     names = ((entry, entry.key.removeprefix(_prefix())) for entry in entries)
     return (entry for entry, name in names if is_own_key(name) or name.startswith(s3_probe.NAME))
 

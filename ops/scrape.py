@@ -1,4 +1,4 @@
-"""GET /metrics: what was counted, and what database, spool and pool hold at this moment."""
+"""GET /metrics: the counters, and the present contents of database, spool and pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ bp = Blueprint("scrape", __name__)
 @bp.get("/metrics")
 @auth.for_metrics
 def show() -> Response:
-    """Answer all metrics in the text format of Prometheus.
+    """Return all metrics in the text format of Prometheus.
     ---
     get: {operationId: getMetrics, tags: [Service], responses: {200: Metrics}}
     """
@@ -37,10 +37,10 @@ def show() -> Response:
 
 
 class Present(Collector):
-    """What is there now; not counted by any process, but looked up."""
+    """Metrics of the present state, read when asked."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Ask database, spool and pool."""
+        """Yield the present metrics of database, spool and pool."""
         ferry = services()
         files = GaugeMetricFamily(
             "ferryman_undelivered_files", "Files on their way, by status.", labels=["status"]
@@ -63,7 +63,7 @@ class Present(Collector):
         yield loops
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Nothing, so that registering asks nobody."""
+        """Return nothing, so that registering reads nothing."""
         return iter(())
 
 

@@ -1,4 +1,4 @@
-"""Housekeeping of a process: the loops that deliver due files, and that remove what nobody needs any more."""
+"""Housekeeping of a process: the loops that deliver due files and remove unneeded data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHORES = (
 
 
 def clean() -> bool:
-    """Do all housekeeping, also when some of it fails. Returns False: no more is waiting.
+    """Do all chores, even if some fail. Returns False: no more work is waiting.
 
     Raises:
         ExceptionGroup: what failed.
@@ -44,7 +44,7 @@ def clean() -> bool:
 
 
 class Sweeper:
-    """Sweeps and cleans from the process's start to its stop; in two threads, since cleaning may wait for S3.
+    """Sweeps and cleans from start to stop, in two threads, since cleaning may wait for S3.
 
     Args:
         app: the app whose spool and pool it uses.
@@ -55,12 +55,12 @@ class Sweeper:
         self._loops = (Loop(app, "sweep", sweep.sweep, SWEEP_SECONDS), Loop(app, "clean", clean, CLEAN_SECONDS))
 
     def start(self) -> None:
-        """Sweep and clean at once, and then again and again."""
+        """Start both loops."""
         for loop in self._loops:
             loop.start()
 
     def stop(self) -> None:
-        """Stop sweeping, let running deliveries finish, and give back what does not."""
+        """Stop both loops, let running deliveries finish, and return the others to PENDING."""
         for loop in self._loops:
             loop.stop()
         ferry: Services = self._app.extensions["ferryman"]

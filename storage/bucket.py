@@ -1,4 +1,4 @@
-"""The bucket as its operator sees it: making it, listing it, its unfinished uploads and its rules."""
+"""The bucket for its operator: creation, listings, unfinished multipart uploads, lifecycle rules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Multipart(NamedTuple):
 
 
 def check(store: Store) -> None:
-    """See that the bucket can be reached.
+    """Check that the bucket can be reached.
 
     Raises:
         StoreError: it cannot, and why.
@@ -50,7 +50,7 @@ def check(store: Store) -> None:
 
 
 def make(store: Store, region: str, public_read: bool = False) -> None:
-    """Make the bucket unless it is there.
+    """Create the bucket unless it exists.
 
     Args:
         store: which bucket.
@@ -74,7 +74,7 @@ def make(store: Store, region: str, public_read: bool = False) -> None:
 
 
 def objects(store: Store, prefix: str) -> Iterator[StoredObject]:
-    """List the objects whose key starts so.
+    """List the objects whose key starts with a prefix.
 
     Raises:
         StoreError: S3 refuses.
@@ -88,7 +88,7 @@ def objects(store: Store, prefix: str) -> Iterator[StoredObject]:
 
 
 def content_type(store: Store, key: str) -> str:
-    """The media type that S3 keeps of an object.
+    """Return the media type of an object.
 
     Raises:
         StoreError: S3 refuses.
@@ -98,7 +98,7 @@ def content_type(store: Store, key: str) -> str:
 
 
 def multiparts(store: Store, prefix: str) -> Iterator[Multipart]:
-    """List the unfinished multipart uploads whose key starts so.
+    """List the unfinished multipart uploads whose key starts with a prefix.
 
     Raises:
         StoreError: S3 refuses.
@@ -112,13 +112,13 @@ def multiparts(store: Store, prefix: str) -> Iterator[Multipart]:
 
 
 def _entries(page: Mapping[str, Any], name: str) -> list[Any]:
-    """The entries of a page, each of which may lack fields.
+    """Return the entries of a page of a listing; an entry may lack fields.
 
     Raises:
         StoreError: it is no page of a listing, and must not be taken for an empty one.
     """
     if name not in page and not {"IsTruncated", "Bucket", "Name"} & page.keys():
-        raise StoreError("S3 gave a listing that cannot be read.")
+        raise StoreError("S3 returned a listing that cannot be parsed.")
     return list(page.get(name, []))
 
 
@@ -143,7 +143,7 @@ def abort_all(store: Store, key: str) -> None:
 
 
 def set_lifecycle(store: Store, prefix: str, days: int) -> None:
-    """Let S3 abort multipart uploads that are abandoned for some days; other rules of the bucket stay.
+    """Let S3 abort multipart uploads that were abandoned for some days; keep the bucket's other rules.
 
     Raises:
         StoreError: S3 refuses.
@@ -182,7 +182,7 @@ def lifecycle_rules(store: Store) -> list[Any]:
 
 
 def _put_rules(store: Store, rules: list[Any]) -> None:
-    """Set the rules with Content-MD5, which every store takes; boto3 would send a newer checksum."""
+    """Set the rules with Content-MD5, which every store accepts; boto3 would send a newer checksum."""
     event = "before-call.s3.PutBucketLifecycleConfiguration"
     events = store.client.meta.events
     events.register(event, _use_content_md5)

@@ -22,17 +22,17 @@ class Crc64Nvme:
         self._crc = checksums.crc64nvme(chunk, self._crc)
 
     def append(self, other: Crc64Nvme, size: int) -> None:
-        """Add so many bytes of which another one is the checksum."""
+        """Append bytes of which only the checksum is known."""
         self._crc = checksums.combine_crc64nvme(self._crc, other._crc, size)
 
     @classmethod
     def of(cls, chunks: Iterable[bytes]) -> Crc64Nvme:
-        """Take the checksum of chunks of bytes."""
+        """Return the checksum of chunks of bytes."""
         crc = cls()
         for chunk in chunks:
             crc.update(chunk)
         return crc
 
     def text(self) -> str:
-        """Base64 of the big-endian value, as S3 writes it."""
+        """Return base64 of the big-endian value, as S3 writes it."""
         return base64.b64encode(self._crc.to_bytes(8, "big")).decode()

@@ -1,4 +1,4 @@
-"""The identity of a spool: a small file in its folder, which moves with it and tells it from every other spool."""
+"""The identity of a spool: a small file in its folder, which moves with the folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALID = re.compile(r"[!-~]{1,32}")
 
 
 class Identity:
-    """Knows which spool this process started with, and whether the folder still is that spool.
+    """The spool that this process started with; tells if the folder is still that spool.
 
     A folder may be unmounted, mounted over, removed or exchanged while the process runs. Another spool is not
     taken for ours then: its files and rows belong to whoever starts with it.
@@ -36,7 +36,7 @@ class Identity:
         self.is_here()
 
     def check(self) -> None:
-        """See that the folder is the spool that this process started with; this costs one stat().
+        """Check that the folder is still the spool that this process started with; costs one stat().
 
         Raises:
             SpoolUnavailable: it is not.
@@ -46,10 +46,10 @@ class Identity:
                 return
             found = self._read()
             if self.id and found != self.id:
-                raise SpoolUnavailable("Another spool is in the place of this service's; try again later.")
+                raise SpoolUnavailable("The spool folder holds another spool; try again later.")
             self.id, self._mark = found, _mark(self._path)
         except OSError as error:
-            raise SpoolUnavailable("The spool is not there; try again later.") from error
+            raise SpoolUnavailable("The spool is unavailable; try again later.") from error
 
     def is_here(self) -> bool:
         """Returns True if the folder is that spool. Logs when this changes."""
@@ -79,13 +79,13 @@ class Identity:
 
 
 def _mark(path: Path) -> tuple[int, ...]:
-    """What differs if a file is another one, or was written since."""
+    """Return a value that changes if the file is replaced or written."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size
 
 
 def _make(path: Path) -> None:
-    """Name a new spool; whoever comes first does. Nothing is written where there is a name, as on a full disk."""
+    """Create a spool's identity, unless another process was faster. An existing one is kept."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:

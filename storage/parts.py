@@ -1,4 +1,4 @@
-"""Sending a file to S3 in parts, which may begin while the file is still arriving."""
+"""Uploading a file to S3 in parts, from before its last byte has arrived."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS_AT_ONCE = 2
 
 
 class PartsUpload:
-    """One file on its way to S3, sent from the disk part by part; it appears only when `finish` says it is whole.
+    """A multipart upload of one spooled file. The object appears only when `finish` has verified it.
 
     Args:
         store: where to.
@@ -67,7 +67,7 @@ class PartsUpload:
         self._crc = Crc64Nvme()
 
     def update(self, chunk: bytes) -> None:
-        """Take note of the next bytes, which the file holds by now; what makes a full part is sent."""
+        """Count the next bytes, which the file already holds, and send each full part."""
         view = memoryview(chunk)
         while view:
             piece = view[: self.part_bytes - self._next_bytes]
@@ -78,7 +78,7 @@ class PartsUpload:
                 self._give()
 
     def finish(self, info: ObjectInfo, on_progress: Progress) -> str:
-        """Send the rest, make the object appear, and see that S3 holds these very bytes.
+        """Send the rest, complete the object, and verify that S3 holds exactly these bytes.
 
         Args:
             info: what the object must be.
@@ -99,7 +99,7 @@ class PartsUpload:
             self.give_up()
 
     def give_up(self) -> None:
-        """Leave nothing unfinished in S3, and wait until that is done; does nothing after a success."""
+        """Abort the upload in S3, and wait until that is done. A no-op after a success."""
         self._is_given_up = True
         self._sender.shutdown(cancel_futures=True)
         self._file.close()
@@ -112,7 +112,7 @@ class PartsUpload:
                 self._store.abort_parts(self._key, begun.result())
 
     def _read_on(self, size: int, on_progress: Progress) -> None:
-        """Read what nobody has told of, not much faster than it is sent."""
+        """Feed in the bytes that `update` has not seen, at most PARTS_AT_ONCE parts ahead of the sender."""
         start = self._given + self._next_bytes
         for chunk in Section(self._file.fileno(), start, size - start).chunks():
             self.update(chunk)
@@ -135,7 +135,7 @@ class PartsUpload:
         return self._store.put_part(self._key, begun.result(), number, section, crc.text(), self._features)
 
     def _count(self, sent: int) -> None:
-        """Count what a running part has read to send, or end it if nobody waits for it any more."""
+        """Count the bytes that a running part has sent, or end the part after `give_up`."""
         if self._is_given_up:
             raise CancelledError  # which botocore lets pass; after anything else it would send the part again
         with self._counting:
@@ -149,7 +149,7 @@ class PartsUpload:
         return [part.result() for part in parts]
 
     def _upload(self, info: ObjectInfo, features: Features, on_progress: Progress) -> bool:
-        """Send the rest; or all again, from the file, if S3 has refused what the parts so far were sent with."""
+        """Send the rest; or all parts again, if S3 has refused a header of those sent so far."""
         if features.headers != self._features.headers:
             for part in self._parts:
                 part.cancel()

@@ -9,7 +9,7 @@ CHUNK_BYTES = 1024 * 1024
 
 
 class Section:
-    """Reads a piece of an open file without moving its position, so that several threads may share it.
+    """Reads a section of an open file without moving its position, so that threads can share the file.
 
     Args:
         descriptor: the open file.
@@ -37,17 +37,17 @@ class Section:
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position inside the piece."""
+        """Go to a position inside the section."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = base + offset
         return self._position
 
     def tell(self) -> int:
-        """The position inside the piece."""
+        """Return the position inside the section."""
         return self._position
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes from the start, in chunks; that moves no position, and is no progress."""
+        """Yield the section in chunks, without moving the position or counting progress."""
         for position in range(0, self._size, CHUNK_BYTES):
             yield self._at(position, min(CHUNK_BYTES, self._size - position))
 

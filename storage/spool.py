@@ -73,7 +73,7 @@ class Incoming:
             self._spool.require(0)
 
     def keep(self) -> None:
-        """Let the file stay in the spool; with fsync it then outlives a power loss.
+        """Keep the file in the spool; with fsync it then survives a power loss.
 
         Raises:
             Busy: the disk is full.
@@ -89,11 +89,11 @@ class Incoming:
         self._spool.check()  # its row will say that the bytes are in this spool
 
     def release(self) -> None:
-        """Let the kept file stay whatever happens from now on."""
+        """Keep the file even if the caller fails from now on."""
         self.is_released = True
 
     def discard(self) -> None:
-        """Leave nothing of the file, as far as the spool can be written."""
+        """Remove the file, as far as the spool is writable."""
         self._file.close()
         for path in (self.path, self._path):
             _remove(path)
@@ -120,21 +120,21 @@ class Spool:
 
     @property
     def id(self) -> str:
-        """Its identity, which moves with the folder; empty as long as the folder cannot be used."""
+        """The spool's identity, which moves with the folder; empty while the folder is unusable."""
         return self._identity.id
 
     def check_writable(self) -> None:
-        """See that it is there, and not read-only.
+        """Check that the spool is available and writable.
 
         Raises:
             SpoolUnavailable: it is not.
         """
         self.check()
         if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise SpoolUnavailable("The spool cannot be written; try again later.")
+            raise SpoolUnavailable("The spool is not writable; try again later.")
 
     def require(self, more: int) -> None:
-        """See that so many more bytes fit, on the disk and under the spool's own limit.
+        """Check that so many more bytes fit, on the disk and under the spool's own limit.
 
         Raises:
             Busy: they do not.
@@ -149,13 +149,13 @@ class Spool:
             raise Busy("The spool is full; try again later.")
 
     def capacity_bytes(self) -> int:
-        """Return how much the spool may hold: its own limit, or its disk where that is smaller."""
+        """Return the capacity in bytes: the spool's own limit, or its disk's size if that is smaller."""
         with _trouble():
             disk_bytes = shutil.disk_usage(self.folder).total
         return min(self.max_bytes or disk_bytes, disk_bytes)
 
     def has_room(self, more: int) -> bool:
-        """Return True if so many more bytes fit, as far as anyone knows."""
+        """Returns True if so many more bytes fit now."""
         try:
             self.require(more)
         except UploadError:
@@ -163,7 +163,7 @@ class Spool:
         return True
 
     def used_bytes(self) -> int:
-        """The size of all its files, whole and half, counted anew every half second; a large spool more seldom."""
+        """Return the bytes of all files, partial ones too. Counted every half second; less often if large."""
         is_first = not self._next_count  # else the last count will do while another thread counts
         if time.monotonic() >= self._next_count and self._counting.acquire(blocking=is_first):
             try:
@@ -243,14 +243,14 @@ class Spool:
             return [name for name in os.listdir(self.folder) if FILE_ID.fullmatch(name)]
 
     def age_seconds(self, file_id: str) -> float:
-        """How long ago a kept file was written; 0 if it is gone."""
+        """Return the age of a kept file in seconds; 0 if it is gone."""
         try:
             return time.time() - self._path(file_id).stat().st_mtime
         except FileNotFoundError:
             return 0
 
     def drop_abandoned_parts(self) -> None:
-        """Remove half files whose writer is dead; a living one holds a lock."""
+        """Remove partial files of dead writers; a living writer holds a lock."""
         for part in self.folder.glob(f"*{PART}"):
             with suppress(OSError), part.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -282,7 +282,7 @@ def _remove(path: Path) -> bool:
 
 @contextmanager
 def _trouble() -> Iterator[None]:
-    """Tell a full disk from one that is gone, read-only or broken; neither is the upload's fault."""
+    """Translate OSError: a full disk is Busy; a missing, read-only or broken one is SpoolUnavailable."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The spools of all hosts: each tells when it was last in use, so that the others know which host is gone."""
+"""The spools of all hosts, with the time of their last use, which tells lost hosts from living ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_HOST = 255
 
 
 class SpoolRecord(db.Model):  # type: ignore[name-defined,misc]
-    """A spool, by its identity, and the host that used it last."""
+    """A spool, and the host that used it last."""
 
     __tablename__ = "spools"
 
@@ -28,7 +28,7 @@ class SpoolRecord(db.Model):  # type: ignore[name-defined,misc]
 
 
 def tell(spool_id: str) -> None:
-    """Tell that a process with this spool lives. A spool whose disk is away is not lost as long as its host lives.
+    """Record that a process with this spool lives. A spool without its disk is not lost while its host lives.
 
     Args:
         spool_id: the identity; an empty one, of a spool that was never there, tells nothing.
@@ -48,7 +48,7 @@ def tell(spool_id: str) -> None:
 
 
 def lost(silent_for: timedelta = LOST_AFTER) -> Sequence[Row[tuple[SpoolRecord]]]:
-    """Return the spools that no process has told of for so long, the longest silent first."""
+    """Return the lost spools, those without a living process, the longest silent first."""
     statement = (
         select(SpoolRecord).where(SpoolRecord.seen_at < utcnow() - silent_for).order_by(SpoolRecord.seen_at)
     )
@@ -57,19 +57,19 @@ def lost(silent_for: timedelta = LOST_AFTER) -> Sequence[Row[tuple[SpoolRecord]]
 
 
 def find(spool_id: str) -> Row[tuple[SpoolRecord]] | None:
-    """Return what is known of a spool, or None if it never told of itself."""
+    """Return a spool's record, or None."""
     with db.engine.connect() as connection:
         return connection.execute(select(SpoolRecord).where(SpoolRecord.id == spool_id)).first()
 
 
 def is_lost(spool_id: str) -> bool:
-    """Return True if the spool's host is gone; of a spool that never told of itself nobody can say so."""
+    """Returns True if the spool has a record, and its host is gone."""
     spool = find(spool_id)
     return spool is not None and spool.seen_at < utcnow() - LOST_AFTER
 
 
 def is_alive(spool_id: str) -> bool:
-    """Return True if a host has told of the spool lately."""
+    """Returns True if a living host uses the spool."""
     spool = find(spool_id)
     return spool is not None and spool.seen_at >= utcnow() - LOST_AFTER
 

@@ -1,4 +1,4 @@
-"""The bucket: bringing objects into it, seeing that they are whole, and giving them back."""
+"""The bucket: verified uploads, downloads, links and deletions of objects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONDITION_FAILED = 412
 
 
 class Found(Enum):
-    """What S3 has under a key."""
+    """The state of a key in S3."""
 
     NOTHING = "nothing"
     RIGHT = "the very bytes"
@@ -36,7 +36,7 @@ class Found(Enum):
 
 
 class Store:
-    """One bucket, behind put, holds, delete and url. It overwrites no object, if the store honours conditions.
+    """One bucket. Never overwrites an object, if the store honors conditional requests.
 
     An object is delivered when a store that verifies checksums has confirmed ours of the whole object, or when the
     object was read back and compared.
@@ -55,20 +55,20 @@ class Store:
 
     @property
     def features(self) -> Features:
-        """What is known of the store now."""
+        """The store's features, as far as they are known."""
         return self.capabilities.current
 
     @property
     def client(self) -> S3Client:
-        """The process's own boto3 client, made on first use."""
+        """The process's own boto3 client, created on first use."""
         return self._clients.get(self.features.unsigned_payload)
 
     def url(self, key: str) -> str:
-        """The address of an object; who may read it is up to the bucket's policy."""
+        """Return the URL of an object; the bucket's policy decides who can read it."""
         return f"{self._config.bucket_base_url}/{quote(key)}"
 
     def put(self, file: BinaryIO, info: ObjectInfo, on_progress: Progress = lambda sent: None) -> str:
-        """Bring a file into the bucket in one request, and see that S3 holds these very bytes.
+        """Upload a file in one request, and verify that S3 holds exactly these bytes.
 
         An object that is already there and right is adopted: an earlier run may have died just after its upload.
 
@@ -99,7 +99,7 @@ class Store:
         return self.settle(info, upload, on_progress)
 
     def begin_parts(self, key: str, content_type: str, features: Features) -> str:
-        """Begin an upload in parts; the answer is its id. All requests of one upload need the same features.
+        """Begin a multipart upload. Returns its id. All requests of one upload need the same features.
 
         Raises:
             StoreError: S3 refuses.
@@ -109,7 +109,7 @@ class Store:
     def put_part(
         self, key: str, upload_id: str, number: int, section: Section, crc64nvme: str, features: Features
     ) -> Part:
-        """Send one part; the answer is what S3 wants to hear of it in the end.
+        """Send one part. Returns its entry for `complete`.
 
         Raises:
             StoreError: S3 did not take it, or got other bytes than the checksum is of.
@@ -118,7 +118,7 @@ class Store:
         return requests.part(key, upload_id, number, section, crc64nvme, features.parts)
 
     def complete_parts(self, info: ObjectInfo, upload_id: str, parts: list[Part], features: Features) -> bool:
-        """Make an object of its parts.
+        """Complete a multipart upload.
 
         Returns:
             True if S3 has confirmed the whole object's checksum.
@@ -130,7 +130,7 @@ class Store:
         return told == info.crc64nvme and self.features.parts.verifies
 
     def abort_parts(self, key: str, upload_id: str) -> None:
-        """Take back an upload in parts; it may be gone already.
+        """Abort a multipart upload, which may be gone already.
 
         Raises:
             StoreError: S3 refuses.
@@ -140,7 +140,7 @@ class Store:
     def settle(
         self, info: ObjectInfo, upload: Callable[[Features], bool], on_progress: Progress = lambda sent: None
     ) -> str:
-        """Run an upload, and see what S3 holds afterwards.
+        """Run an upload, and verify the object.
 
         Args:
             info: what the object must be.
@@ -181,7 +181,7 @@ class Store:
         return self._look(info, on_progress) is Found.RIGHT
 
     def read_checksum(self, key: str, on_progress: Progress = lambda sent: None) -> str:
-        """Read an object to its end; the answer is base64 of its CRC64NVME.
+        """Read an object to its end. Returns base64 of its CRC64NVME.
 
         Raises:
             StoreError: it cannot be read.
@@ -193,7 +193,7 @@ class Store:
         return crc.text()
 
     def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
-        """Read the bytes of an object from one position to before another, in chunks.
+        """Yield the bytes of an object from a start to before a stop, in chunks.
 
         Raises:
             StoreError: it cannot be read; later, while it is read, a broken connection ends it early.
@@ -201,7 +201,7 @@ class Store:
         return self._requests().read(key, Range=f"bytes={start}-{stop - 1}")
 
     def presigned_url(self, key: str, disposition: str, seconds: int) -> str:
-        """An address that gives an object to whoever has it, for so long, with that Content-Disposition.
+        """Return a presigned URL of an object, with its lifetime and Content-Disposition.
 
         Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/ShareObjectPreSignedURL.html
         """
@@ -212,7 +212,7 @@ class Store:
             )
 
     def delete(self, key: str) -> None:
-        """Delete an object; it may be gone already.
+        """Delete an object, which may be gone already.
 
         Raises:
             StoreError: S3 refuses.
@@ -237,25 +237,25 @@ class Store:
         return Found.RIGHT if is_right else Found.OTHER
 
     def _found_after(self, error: StoreError, info: ObjectInfo, on_progress: Progress) -> Found | None:
-        """What S3 holds after an upload failed; nothing if it does not say."""
+        """Return the state of the key after a failed upload; None if S3 does not answer."""
         try:
             return self._look(info, on_progress)
         except StoreError as silent:
             if _is_condition(error):
-                raise StoreError("S3 does not say what it holds under this key.") from silent
+                raise StoreError("S3 did not say what it holds under this key.") from silent
             return None
 
     def _confirm(self, info: ObjectInfo, on_progress: Progress) -> None:
-        """See that S3 holds the bytes that it has just taken."""
+        """Verify that S3 holds the bytes that it has just accepted."""
         found = self._look(info, on_progress)
         if found is Found.NOTHING:
-            raise StoreError("S3 took the bytes, but does not have them.")
+            raise StoreError("S3 accepted the bytes but does not have them.")
         if found is Found.OTHER:
             self._discard(info, on_progress)
-            raise StoreError("S3 holds other bytes than were sent.")
+            raise StoreError("S3 holds different bytes from those sent.")
 
     def _discard(self, info: ObjectInfo, on_progress: Progress) -> None:
-        """Delete an object that was read and is wrong, where it would block all retries.
+        """Delete an object whose bytes are wrong, since it would block all retries.
 
         That is where the store refuses to overwrite: there nobody else can have made it. Elsewhere it might be
         another run's by now, and a retry overwrites it.

@@ -1,4 +1,4 @@
-"""GET /files/<id>/content: the bytes, by a short-lived address in S3 or through this service."""
+"""GET /files/<id>/content: the bytes, by a short-lived link to S3 or through this service."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox
 
 @bp.get("/files/<file_id>/content")
 def content(file_id: str) -> BaseResponse:
-    """Give a file's bytes, always as a download.
+    """Download a file's bytes.
     ---
     get:
       operationId: getContent
@@ -46,7 +46,7 @@ def content(file_id: str) -> BaseResponse:
     """
     row, proxy = own_file(file_id), request.args.getlist("proxy")
     if proxy not in ([], ["1"]):
-        raise InvalidQuery("proxy can only be 1.")
+        raise InvalidQuery("proxy must be 1.")
     if row.upload_status != UploadStatus.COMPLETE or row.completed_at is None:
         raise Conflict("The file is not in S3.", row.id)
     if proxy:
@@ -80,7 +80,7 @@ def _stream(row: FileRow, completed_at: datetime) -> Response:
 
 
 def _outline(row: FileRow) -> Response:
-    """Answer HEAD of an address whose GET redirects to S3.
+    """Answer a HEAD whose GET would redirect to S3.
 
     A link is signed for one method, and who asks by HEAD often goes on by GET where HEAD ended: so that is here.
     ETag and Last-Modified are left out, since those that come with the bytes are S3's.

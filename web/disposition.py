@@ -18,7 +18,7 @@ ATTR_CHAR = "!#$&+-.^_`|~"
 
 
 def attachment(name: str) -> str:
-    """Name a download as it was uploaded.
+    """Return a header that names a download as its file.
 
     A name that not every client would read alike is sent twice: in `filename`, where `_` replaces what is not
     plain, for old clients, and whole in `filename*`. Only what no honest name needs and a careless client might

@@ -25,7 +25,7 @@ PARAMETERS = ("limit", "cursor", "status", "mode", "name")
 
 
 class Query(NamedTuple):
-    """What a client asks for."""
+    """A parsed query."""
 
     limit: int
     before: tuple[datetime, str] | None
@@ -36,7 +36,7 @@ class Query(NamedTuple):
 
 @bp.get("/files")
 def list_files() -> BaseResponse:
-    """Tell the files of whoever asks, and where the next page is.
+    """List your files, newest first, page by page.
     ---
     get:
       operationId: listFiles
@@ -60,7 +60,7 @@ def list_files() -> BaseResponse:
 def _parse(arguments: MultiDict[str, str]) -> Query:
     unknown = set(arguments) - set(PARAMETERS)
     if unknown or any(len(values) > 1 for _, values in arguments.lists()):
-        raise InvalidQuery(f"Ask with {', '.join(PARAMETERS)}, each once.")
+        raise InvalidQuery(f"Unknown or repeated parameter. Allowed: {', '.join(PARAMETERS)}.")
     limit, cursor = arguments.get("limit", str(PAGE)), arguments.get("cursor")
     if not (limit.isascii() and limit.isdecimal() and 0 < len(limit) < 5 and 1 <= int(limit) <= MAX_PAGE):
         raise InvalidQuery(f"limit must be a number from 1 to {MAX_PAGE}.")
@@ -70,7 +70,7 @@ def _parse(arguments: MultiDict[str, str]) -> Query:
     if mode is not None and mode not in list(Mode):
         raise InvalidQuery(f"mode must be one of {', '.join(Mode)}.")
     if name is not None and (len(name) > MAX_NAME or "\0" in name):
-        raise InvalidQuery(f"name has {MAX_NAME} characters at most, none of them NUL.")
+        raise InvalidQuery(f"name must not exceed {MAX_NAME} characters or contain NUL.")
     before = None if cursor is None else _decode(cursor)
     return Query(int(limit), before, UploadStatus(status) if status else None, Mode(mode) if mode else None, name)
 
@@ -85,7 +85,7 @@ def _decode(cursor: str) -> tuple[datetime, str]:
         moment = datetime.fromisoformat(created_at)
         moment.utctimetuple()
     except (ValueError, OverflowError):
-        raise InvalidQuery("This cursor is not one of ours.") from None
+        raise InvalidQuery("The cursor is invalid.") from None
     if moment.tzinfo is None or not file_id:
-        raise InvalidQuery("This cursor is not one of ours.")
+        raise InvalidQuery("The cursor is invalid.")
     return moment, file_id

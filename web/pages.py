@@ -19,7 +19,7 @@ POLICY = (
 
 
 class ModeText(NamedTuple):
-    """What a mode promises."""
+    """The texts of a mode."""
 
     answer: str
     """To a program that asks how to upload."""
@@ -46,7 +46,7 @@ MODES = {
 @bp.get("/")
 @auth.public
 def index() -> Response:
-    """Show the page to a browser; tell any other client what this is and where to go.
+    """Show a browser the page, and any other client the endpoints.
     ---
     get: {operationId: getIndex, tags: [Service], responses: {200: Index}}
     """
@@ -83,7 +83,7 @@ def wants_page() -> bool:
 
 
 def page(mode: Mode) -> Response:
-    """Answer the page, with a mode chosen."""
+    """Return the page with a mode chosen."""
     response = varied(make_response(render_template("index.html", modes=MODES, chosen=mode)))
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cache-Control"] = "no-cache"
@@ -91,6 +91,6 @@ def page(mode: Mode) -> Response:
 
 
 def varied(response: Response) -> Response:
-    """Say that the answer depends on what the client accepts."""
+    """Add `Vary: Accept` to a response."""
     response.vary.add("Accept")
     return response

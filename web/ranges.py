@@ -1,4 +1,4 @@
-"""Preconditions and ranges of a download, in the order in which HTTP asks for them."""
+"""Preconditions and ranges of a download, in the order that HTTP prescribes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_DIGITS = 20  # no file has as many bytes, and int() refuses thousands of dig
 
 
 def is_not_modified(request: Request, etag: str, modified: datetime) -> bool:
-    """Judge the preconditions of a GET or HEAD whose answer would be a 2xx.
+    """Evaluate the preconditions of a GET or HEAD whose response would be 2xx.
 
     Args:
         request: the request.
@@ -41,7 +41,7 @@ def is_not_modified(request: Request, etag: str, modified: datetime) -> bool:
 
 
 def asked_span(request: Request, size: int, etag: str, modified: datetime) -> tuple[int, int] | None:
-    """Find the bytes that a request asks for, from a position to before another.
+    """Return the requested byte span, as start and stop.
 
     Args:
         request: the request, its preconditions already judged.
@@ -69,13 +69,13 @@ def asked_span(request: Request, size: int, etag: str, modified: datetime) -> tu
 
 
 def _is_current(request: Request, etag: str, modified: datetime) -> bool:
-    """Returns True if there is no If-Range, or it names what would be sent; a weak ETag never does."""
+    """Returns True without an If-Range, or if it matches; a weak ETag never does."""
     named = request.headers.get("If-Range")
     return named is None or named.strip() in (f'"{etag}"', http_date(modified))
 
 
 def _parse(ranges: str) -> list[tuple[int | None, int | None]]:
-    """Read `0-9, 20-, -5` as pairs; a list that is malformed anywhere is empty."""
+    """Parse `0-9, 20-, -5` into pairs; a malformed list is empty."""
     matches = [RANGE.fullmatch(one) for one in ranges.split(",") if one.strip()]
     if not all(matches):
         return []
@@ -89,7 +89,7 @@ def _number(digits: str) -> int | None:
 
 
 def _span(size: int, first: int | None, last: int | None) -> tuple[int, int] | None:
-    """The bytes of one range; None if it names none. Without a first one, it is the last so many."""
+    """Return the span of one range, or None. A range without a start means the last bytes."""
     if first is None:
         return (max(0, size - last), size) if last else None
     return (first, size if last is None else min(last + 1, size)) if first < size else None

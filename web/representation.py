@@ -1,4 +1,4 @@
-"""A File as the outside sees it: found by its owner, shown as JSON."""
+"""A File as clients see it: found by its owner, shown as JSON."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from models import File
 
 
 def own_file(file_id: str) -> FileRow:
-    """Find a File of whoever asks.
+    """Return a File of the current owner.
 
     Raises:
         NotFound: there is none, or it is another's.
     """
     row = File.find_own(file_id, auth.owner())
     if row is None:
-        raise NotFound("There is no such file.")
+        raise NotFound("File not found.")
     return row
 
 
 def file_json(row: FileRow) -> dict[str, Any]:
-    """Shape a File as every answer shows it."""
+    """Return a File as all responses show it."""
     return {
         "id": row.id,
         "name": row.name,
@@ -47,7 +47,7 @@ def file_json(row: FileRow) -> dict[str, Any]:
 
 
 def rfc3339(moment: datetime | None) -> str | None:
-    """Write a moment in UTC as RFC 3339 has it."""
+    """Return a time in UTC in the format of RFC 3339."""
     if moment is None:
         return None
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Security headers: what every answer tells a browser not to do with it."""
+"""Security headers of every response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HSTS = "max-age=31536000"
 
 
 def init_app(app: Flask) -> None:
-    """Add the headers to every answer of the app, as far as its view has not set them.
+    """Add the headers to every response whose view has not set them.
 
     Source: https://owasp.org/www-project-secure-headers/
     """

@@ -1,1 +1,1 @@
-"""gunicorn's side of a request: a worker for slow clients, and how it reads and refuses requests."""
+"""gunicorn's side of a request: a worker for slow clients, reading and refusing of requests."""

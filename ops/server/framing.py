@@ -1,4 +1,4 @@
-"""Reading a request from a connection: its pace, its framing, and whether all of it was read."""
+"""Reads requests from a connection: pace, framing, and unread bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The web server's own answers: to requests that never reach the app, and where its answer cannot be sent."""
+"""The web server's own error responses, for requests that never reach the app or cannot be answered by it."""
 
 from __future__ import annotations
 

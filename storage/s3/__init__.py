@@ -1,1 +1,1 @@
-"""S3's own side: its client, its requests and errors, and what the store at hand can do."""
+"""S3: its client, requests and errors, and the features of the store in use."""

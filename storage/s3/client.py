@@ -25,7 +25,7 @@ OF_OBJECTS = ("GetObject", "HeadObject")
 
 
 class Clients:
-    """The clients of a process, each made on first use.
+    """The S3 clients of a process, each created on first use.
 
     Args:
         config: the settings.
@@ -41,7 +41,7 @@ class Clients:
         self._signer: S3Client | None = None
 
     def get(self, unsigned_payload: bool) -> S3Client:
-        """The client whose bodies may go without being hashed for the signature, or the other one."""
+        """Return the client that leaves bodies out of the signature, or the one that signs them."""
         with self._lock:
             name = (os.getpid(), unsigned_payload)
             if name not in self._clients:
@@ -49,7 +49,7 @@ class Clients:
             return self._clients[name]
 
     def signer(self) -> S3Client:
-        """The client that signs links for the address that clients know."""
+        """Return the client that signs links for the public address."""
         with self._lock:
             if self._signer is None:  # it never connects, so every process may use it
                 self._signer = make_client(self._config, self._config.S3_PUBLIC_ENDPOINT_URL)
@@ -57,7 +57,7 @@ class Clients:
 
 
 def make_client(config: Config, endpoint: str | None = None, unsigned_payload: bool = True) -> S3Client:
-    """Make a client of boto3, which connects on its first call.
+    """Return a new boto3 client, which connects on its first call.
 
     Args:
         config: the settings.
@@ -98,19 +98,19 @@ def make_client(config: Config, endpoint: str | None = None, unsigned_payload: b
 
 @cache
 def _loader() -> Loader:
-    """The loader of boto3's description of S3, which takes 0.1 s to read: each further client finds it here."""
+    """Return the loader of boto3's S3 model, which takes 0.1 s to read; later clients find it cached."""
     return create_loader()
 
 
 def _refuse_web_pages(http_response: Any, model: Any, **_: object) -> None:
-    """A web page with 200 is no success: some other server answers under the store's address."""
+    """Raise on a web page with 200: another server answers at the store's address."""
     # The media type alone says nothing: some stores give text/html to empty answers and to XML.
     if model.name in OF_OBJECTS or http_response.status_code >= 300:
         return
     if http_response.content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        raise StoreError("S3_ENDPOINT_URL answers with a web page, so it is no S3 that answers.")
+        raise StoreError("S3_ENDPOINT_URL answers with a web page: it is not an S3 endpoint.")
 
 
 def _follow_no_redirect(params: Any, **_: object) -> None:
-    """boto3 asks HeadBucket where a redirect leads; where that is redirected too, it would ask for ever."""
+    """Keep boto3 from following redirects by HeadBucket, which may be redirected too, without end."""
     params["context"].setdefault("s3_redirect", {})["redirected"] = True

@@ -1,4 +1,4 @@
-"""What S3's errors mean: whether a retry may heal them, and the sentence that names the cause."""
+"""The meaning of S3's errors: the sentence that names the cause, and if a retry may succeed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ EXPECTED_REGION = re.compile(r"expecting '([a-z0-9-]{1,40})'", re.ASCII)
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn whatever boto3 raises into our errors: also what it raises when an answer is no answer of S3.
+    """Turn everything that boto3 raises into StoreError, also for answers that are not S3's.
 
     Wrap calls of boto3 only: an exception of our own in the block would be taken for S3's fault.
 
@@ -69,7 +69,7 @@ def translated_errors() -> Iterator[None]:
 
 
 def translate(error: Exception) -> StoreError:
-    """Say what an exception of boto3 means.
+    """Return the StoreError for an exception of boto3.
 
     Args:
         error: what boto3 has raised.
@@ -81,7 +81,7 @@ def translate(error: Exception) -> StoreError:
     if isinstance(error, BotoCoreError) and "Parse" not in type(error).__name__:
         return StoreError("S3 does not answer.")
     log.warning("S3 gave an answer that boto3 cannot read: %s", type(error).__name__)
-    return StoreError("S3 gave an answer that cannot be read.")
+    return StoreError("S3 returned an answer that cannot be parsed.")
 
 
 def _from_answer(answer: Mapping[str, Any], operation: str) -> StoreError:
@@ -108,7 +108,7 @@ def _from_answer(answer: Mapping[str, Any], operation: str) -> StoreError:
 
 
 def _healing(code: str, status: int) -> str:
-    return HEALING.get(code) or HEALING_STATUSES.get(status) or "S3 is out of order."
+    return HEALING.get(code) or HEALING_STATUSES.get(status) or "S3 returned a server error."
 
 
 def _refusal(code: str, found: Mapping[str, Any], headers: Mapping[str, str]) -> str:
@@ -131,7 +131,7 @@ def _wrong_region(code: str, message: str, found: Mapping[str, Any], headers: Ma
 
 
 def _plain(text: object) -> str:
-    """One bounded line of what S3 says, without control characters, keys and signatures."""
+    """Return S3's message as one bounded line, without control characters, keys and signatures."""
     line = " ".join("".join(char if char.isprintable() else " " for char in str(text or "")[:MAX_MESSAGE]).split())
     return SECRET.sub("...", line)
 
@@ -141,6 +141,6 @@ def _seconds(text: str) -> int | None:
 
 
 def is_refusal(error: StoreError) -> bool:
-    """Returns True if S3 has answered that it will not do it, whatever the name of the error."""
+    """Returns True if S3 has refused the request, whatever the name of the error."""
     status = error.s3_status
     return status == NOT_IMPLEMENTED or (300 <= status < 500 and status not in HEALING_STATUSES)

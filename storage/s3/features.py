@@ -1,4 +1,4 @@
-"""What a store takes and does: which headers may be sent with an upload, and whether its word can be believed."""
+"""The features of a store: the headers that it accepts, and if its checksums can be trusted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 
 
 class Way(NamedTuple):
-    """How uploads of one kind go: which headers may be sent, and what the store does with them."""
+    """The features of one kind of upload: accepted headers, and their effect."""
 
     checksum: bool = True
     """The headers `x-amz-checksum-*` may be sent."""
@@ -36,13 +36,13 @@ class Way(NamedTuple):
 
     @property
     def headers(self) -> tuple[bool, bool, bool]:
-        """What may be sent."""
+        """The headers that the store accepts."""
         return self.checksum, self.condition, self.disposition
 
 
 @dataclass(frozen=True)
 class Features:
-    """What is known of a store."""
+    """The known features of a store."""
 
     put: Way
     parts: Way
@@ -54,16 +54,16 @@ class Features:
 
     @property
     def headers(self) -> tuple[object, ...]:
-        """What may be sent."""
+        """The headers that the store accepts."""
         return self.put.headers, self.parts.headers, self.head_checksum, self.unsigned_payload
 
     @property
     def verifies(self) -> bool:
-        """Returns True if a checksum that the store tells of any object can be believed."""
+        """Returns True if the checksums that the store reports can be trusted."""
         return self.put.verifies and self.parts.verifies
 
     def summary(self) -> str:
-        """What an operator should know of the store, in a line."""
+        """Return the features in one line, for the operator."""
         ways = (("one request", self.put), ("parts", self.parts))
         said = [
             f"{name}: {'checksums are verified' if way.verifies else 'objects are read back'}"
@@ -73,7 +73,7 @@ class Features:
         return "; ".join([*said, *(f"{header} is left out" for header in self.left_out())])
 
     def left_out(self) -> list[str]:
-        """The headers that the store refuses, or that the settings leave out."""
+        """Return the headers that the store refuses, or that the settings leave out."""
         pairs = zip(self.put.headers, self.parts.headers, strict=True)
         names = ("x-amz-checksum-crc64nvme", "If-None-Match", "Content-Disposition")
         found = [name for name, both in zip(names, pairs, strict=True) if not all(both)]
@@ -82,7 +82,7 @@ class Features:
 
 
 def initial(mode: str) -> Features:
-    """What is assumed of a store before it was probed.
+    """Return the features that are assumed of a store before its probe.
 
     Args:
         mode: S3_CHECKSUM_MODE. `auto` believes no checksum yet, `crc64nvme` does, `readback` asks for none.
@@ -94,7 +94,7 @@ def initial(mode: str) -> Features:
 
 
 class Capabilities:
-    """Remembers the features of one store; probes it once, and again when it refuses what it used to take.
+    """The features of one store, probed once, and again when it refuses a header that it used to accept.
 
     Args:
         mode: S3_CHECKSUM_MODE.
@@ -110,20 +110,20 @@ class Capabilities:
         self._next_probe = 0.0
 
     def begin(self) -> None:
-        """In the mode `auto`, probe the store beside the first upload; until then objects are read back."""
+        """In mode `auto`, start a probe in the background. Until it ends, objects are read back."""
         if self._mode != "auto" or self.current.is_probed or self._next_probe > time.monotonic():
             return
         if not self._lock.locked():
             threading.Thread(target=self._learn, args=(self.current,), daemon=True, name="s3-probe").start()
 
     def known(self) -> Features:
-        """The features of the store, found out now if nobody has yet; without an answer, what is assumed."""
+        """Return the store's features, probed now if necessary; the assumed ones if S3 does not answer."""
         if not self.current.is_probed:
             self._learn(self.current)
         return self.current
 
     def attempt(self, call: Callable[[Features], Answer]) -> Answer:
-        """Make a request, and once more if the store takes it without a header that it refuses.
+        """Make a request; repeat it once without a header that the store turns out to refuse.
 
         Args:
             call: makes the request with what may be sent.
@@ -140,7 +140,7 @@ class Capabilities:
         return call(self.current)
 
     def learn(self, used: Features) -> bool:
-        """Find out what a store refuses; at most once in a minute.
+        """Probe the store for refused headers; at most once per minute.
 
         Args:
             used: the features that a refused request was made with.

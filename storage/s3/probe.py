@@ -1,4 +1,4 @@
-"""Finds out what a store takes and does, with small objects of its own, which it removes."""
+"""Probes a store's features with small objects, which it removes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Send: TypeAlias = Callable[[ObjectInfo, bytes, Way], object]
 
 
 class Kind(NamedTuple):
-    """A way to upload, and how it is done."""
+    """A kind of upload, and the function that does it."""
 
     wanted: Way
     send: Send
 
 
 def probe(connect: Callable[[bool], Requests], prefix: str, wanted: Features) -> Features:
-    """Find the features of a store: some fifteen requests.
+    """Return the features of a store, found by some fifteen requests.
 
     Args:
         connect: makes requests; whether their bodies may go unsigned.
@@ -66,7 +66,7 @@ def _probe(s3: Requests, prefix: str, wanted: Features) -> Features:
 
 @contextmanager
 def _objects(s3: Requests, prefix: str) -> Iterator[Callable[[], ObjectInfo]]:
-    """Give names for new objects, and remove what is there under them in the end."""
+    """Yield a source of new object keys; remove those objects in the end."""
     crc64nvme, keys = Crc64Nvme.of([CONTENT]).text(), []
 
     def new_object() -> ObjectInfo:
@@ -82,7 +82,7 @@ def _objects(s3: Requests, prefix: str) -> Iterator[Callable[[], ObjectInfo]]:
 
 
 def _way(kind: Kind, new_object: Callable[[], ObjectInfo]) -> Way:
-    """Find what may be sent in one way, and what the store does with it."""
+    """Return the features of one kind of upload."""
     first = new_object()
     way = kind.wanted
     if _is_refused(partial(kind.send, first, CONTENT, way)):
@@ -95,7 +95,7 @@ def _way(kind: Kind, new_object: Callable[[], ObjectInfo]) -> Way:
 
 
 def _without_refused(kind: Kind, new_object: Callable[[], ObjectInfo]) -> Way:
-    """Try without any header, then with each alone.
+    """Return the headers that the store accepts: try none, then each one alone.
 
     Raises:
         StoreError: no header is the cause.

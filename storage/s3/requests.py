@@ -1,4 +1,4 @@
-"""The requests to S3 that carry objects, each with the headers that a store takes."""
+"""The object requests to S3, each with the headers that the store accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Part = dict[str, Any]  # CompletedPart, as boto3 wants it
 
 
 class ObjectInfo(NamedTuple):
-    """What an object in the bucket must be: name, media type, size in bytes, base64 of its CRC64NVME."""
+    """The expected object: key, media type, size in bytes, base64 of its CRC64NVME."""
 
     key: str
     content_type: str
@@ -30,14 +30,14 @@ class ObjectInfo(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What S3 tells of an object: its size in bytes, and base64 of a CRC64NVME, which may be of another kind."""
+    """S3's report of an object: its size in bytes, and base64 of a CRC64NVME, which may be of another kind."""
 
     size: int
     crc64nvme: str
 
 
 class Requests:
-    """Requests to one bucket, as they are: nothing is tried twice, and nothing is compared.
+    """Plain requests to one bucket, without retries or comparisons.
 
     Args:
         client: boto3's client.
@@ -51,7 +51,7 @@ class Requests:
         self.bucket = bucket
 
     def put(self, info: ObjectInfo, body: Any, way: Way) -> str:
-        """Make an object in one request; the answer is the checksum that S3 tells of it, or nothing."""
+        """Create an object in one request. Returns the checksum that S3 reports, or None."""
         with translated_errors():
             stored = self.client.put_object(
                 Bucket=self.bucket,
@@ -65,7 +65,7 @@ class Requests:
         return stored.get("ChecksumCRC64NVME", "")
 
     def begin(self, key: str, content_type: str, way: Way) -> str:
-        """Begin an upload in parts; the answer is its id."""
+        """Begin a multipart upload. Returns its id."""
         full: Any = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"} if way.checksum else {}
         with translated_errors():
             return self.client.create_multipart_upload(
@@ -73,7 +73,7 @@ class Requests:
             )["UploadId"]
 
     def part(self, key: str, upload_id: str, number: int, body: Any, crc64nvme: str, way: Way) -> Part:
-        """Send one part; the answer is what S3 wants to hear of it in the end."""
+        """Send one part. Returns its entry for `complete`."""
         checksum = _checksum(way, crc64nvme)
         with translated_errors():
             sent = self.client.upload_part(
@@ -82,7 +82,7 @@ class Requests:
             return {"PartNumber": number, "ETag": sent["ETag"], **checksum}
 
     def complete(self, info: ObjectInfo, upload_id: str, parts: list[Part], way: Way) -> str:
-        """Make an object of its parts; the answer is the checksum that S3 tells of it, or nothing."""
+        """Complete a multipart upload. Returns the checksum that S3 reports, or None."""
         whole: Any = {"Parts": parts}
         with translated_errors():
             stored = self.client.complete_multipart_upload(
@@ -96,12 +96,12 @@ class Requests:
         return stored.get("ChecksumCRC64NVME", "")
 
     def abort(self, key: str, upload_id: str) -> None:
-        """Take back an upload in parts; it may be gone already."""
+        """Abort a multipart upload, which may be gone already."""
         with translated_errors(), suppress(self.client.exceptions.NoSuchUpload):
             self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
 
     def head(self, key: str, with_checksum: bool) -> Head | None:
-        """Ask what S3 has under a key; the answer is nothing if it has nothing."""
+        """Return S3's report of an object, or None if there is none."""
         mode: Any = {"ChecksumMode": "ENABLED"} if with_checksum else {}
         try:
             with translated_errors():
@@ -113,13 +113,13 @@ class Requests:
             raise
 
     def read(self, key: str, **span: Any) -> Iterator[bytes]:
-        """Read an object, or the span of it that `Range` names, in chunks; the request is made at once."""
+        """Return the chunks of an object, or of a `Range` of it; the request is made at once."""
         with translated_errors():
             chunks = self.client.get_object(Bucket=self.bucket, Key=key, **span)["Body"].iter_chunks(CHUNK_BYTES)
         return _translated(chunks)
 
     def delete(self, key: str) -> None:
-        """Delete an object; it may be gone already."""
+        """Delete an object, which may be gone already."""
         with translated_errors():
             self.client.delete_object(Bucket=self.bucket, Key=key)
 

@@ -20,7 +20,7 @@ from flask import Flask
 
 from access import keys
 from config import Config, ConfigError
-from core.errors import Infected, ScannerAway, UploadError, UploadTooLarge
+from core.errors import Infected, ScannerUnavailable, UploadError, UploadTooLarge
 from core.services import services
 from delivery.scanner import Scanner
 from storage import file_queries
@@ -291,7 +291,7 @@ NO_VERDICTS: dict[str, Play] = {
 @pytest.mark.parametrize("case", NO_VERDICTS)
 def test_no_verdict_is_no_pass(case: str) -> None:
     content = b"x" * 8 * MIB
-    with false_clamd(NO_VERDICTS[case]) as address, pytest.raises(ScannerAway):
+    with false_clamd(NO_VERDICTS[case]) as address, pytest.raises(ScannerUnavailable):
         Scanner(address, SCANNED_MAX, 0.3).scan(BytesIO(content), len(content), lambda sent: None)
 
 
@@ -303,14 +303,14 @@ def test_a_scanner_that_does_not_listen_is_given_up() -> None:
         enough.wait(20)
 
     with false_clamd(play) as address:
-        with pytest.raises(ScannerAway, match="in time"):
+        with pytest.raises(ScannerUnavailable, match="in time"):
             Scanner(address, SCANNED_MAX, 0.3).scan(BytesIO(content), len(content), lambda sent: None)
         enough.set()
 
 
 def test_a_scanner_that_speaks_without_end_is_not_listened_to() -> None:
     began = time.monotonic()
-    with false_clamd(speaks_without_end) as address, pytest.raises(ScannerAway):
+    with false_clamd(speaks_without_end) as address, pytest.raises(ScannerUnavailable):
         Scanner(address, SCANNED_MAX, 15).scan(BytesIO(b"x"), 1, lambda sent: None)
     assert time.monotonic() - began < 10
 
@@ -319,7 +319,7 @@ def test_a_scanner_that_speaks_without_end_is_not_listened_to() -> None:
 def test_nobody_is_no_pass(address: str) -> None:
     scanner = Scanner(address, SCANNED_MAX)
     for ask in (scanner.ping, lambda: scanner.scan(BytesIO(b"x"), 1, lambda sent: None)):
-        with pytest.raises(ScannerAway, match="does not answer"):
+        with pytest.raises(ScannerUnavailable, match="does not answer"):
             ask()
 
 

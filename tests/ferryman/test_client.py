@@ -327,7 +327,7 @@ def test_an_unreachable_service(commands: Commands) -> None:
 
 def test_an_unknown_id(commands: Commands) -> None:
     out, err = commands.run("watch", "unknown", expected=1)
-    assert (out, err) == ("", "unknown: There is no such file. (404, file unknown)\n")
+    assert (out, err) == ("", "unknown: File not found. (404, file unknown)\n")
 
 
 def resume(commands: Commands, err: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright
 
-CHROMIUM = shutil.which("chromium")
+PLAYWRIGHT = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
+# Debian's, or the newest that `playwright install chromium` has left.
+FOUND = map(str, PLAYWRIGHT.glob("chromium-*/chrome-linux*/chrome"))
+CHROMIUM = shutil.which("chromium") or max(FOUND, default=None)
 MISSING = "CHROMIUM IS NOT INSTALLED, so the page is not tested: apt-get install chromium"
 QUIET = [
     "--no-sandbox",  # it refuses to run as root with one
@@ -39,7 +43,7 @@ def not_secure(url: str) -> str:
 
 
 def launch(playwright: Playwright) -> Browser:
-    """Start Debian's Chromium."""
+    """Start Chromium."""
     return playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
 
 
@@ -92,7 +96,7 @@ class Visit:
 
     def enter_key(self, key: str) -> None:
         """Give the key that the page asks for."""
-        dialog = self.page.get_by_role("dialog", name="This service asks for a key")
+        dialog = self.page.get_by_role("dialog", name="API key required")
         dialog.get_by_label("Key").fill(key)
         dialog.get_by_role("button", name="Use key").click()
         dialog.wait_for(state="hidden")

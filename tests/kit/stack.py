@@ -25,7 +25,7 @@ from sqlalchemy import create_engine, text
 
 from app import create_app
 from core import database
-from core.errors import ScannerAway
+from core.errors import ScannerUnavailable
 from delivery.scanner import Scanner
 from local import servers as local_servers
 from tests.kit.ports import free_port, seaweed_port
@@ -249,7 +249,7 @@ class Clamd(Service):
         """Wait until it answers."""
 
         def answers() -> bool:
-            with suppress(ScannerAway):
+            with suppress(ScannerUnavailable):
                 Scanner(f"unix:{self.socket}", 1).ping()
                 return True
             return False

@@ -104,8 +104,8 @@ INFO = ObjectInfo("key", "text/plain", 5, "AAAAAAAAAAA=")
     ("status", "code", "kind", "said"),
     [
         (503, "SlowDown", StoreError, "slow down"),
-        (500, "InternalError", StoreError, "out of order"),
-        (504, "", StoreError, "out of order"),
+        (500, "InternalError", StoreError, "server error"),
+        (504, "", StoreError, "server error"),
         (400, "ExpiredToken", StoreError, "expired"),
         (403, "RequestTimeTooSkewed", StoreError, "clock"),
         (400, "RequestTimeout", StoreError, "in time"),

@@ -208,7 +208,7 @@ def test_the_bytes_are_seen_going_up_and_can_be_taken_back(visit: Visit, web: We
     card = visit.card("slow.bin")
     expect(card.locator(".detail")).to_have_text(re.compile(r"\d+\skB of 3\.0\sMB"))
     wait_for(lambda: 0.02 < float(card.locator("progress").get_attribute("value") or 0) < 1)
-    card.get_by_role("button", name="Take back slow.bin").click()
+    card.get_by_role("button", name="Cancel slow.bin").click()
     expect(visit.card("slow.bin")).to_have_count(0)
     assert named(web, "slow.bin") == []
 
@@ -426,7 +426,7 @@ def test_the_focus_is_not_lost_with_what_is_taken_back(visit: Visit) -> None:
         ("....", visit.page.get_by_role("heading", name="Upload")),
     ):
         expect(status_of(visit.card(name))).to_have_text("Not sent")
-        tab_to(visit.page, visit.card(name).get_by_role("button", name="Take back"))
+        tab_to(visit.page, visit.card(name).get_by_role("button", name="Cancel"))
         visit.page.keyboard.press("Enter")
         expect(visit.card(name)).to_have_count(0)
         expect(next_one).to_be_focused()
@@ -472,7 +472,7 @@ def test_anyone_can_read_it_in_every_state(
         visit.send(("slow.bin", bytes(3_000_000)))
         expect(visit.card("slow.bin").locator(".detail")).to_have_text(re.compile(r"of 3\.0\sMB"))
         fine(visit)
-        visit.card("slow.bin").get_by_role("button", name="Take back").click()
+        visit.card("slow.bin").get_by_role("button", name="Cancel").click()
         throttle(visit, -1)
         fail(visit, s3_link, "failed.bin")
         visit.send(("...", b"x"))
@@ -533,7 +533,7 @@ def key(guarded: Web) -> str:
 def test_a_key_is_asked_for_and_kept_in_memory_only(browser: Browser, guarded: Web, key: str) -> None:
     with visiting(browser, guarded.url) as visit:
         visit.page.goto(guarded.url)
-        dialog = visit.page.get_by_role("dialog", name="This service asks for a key")
+        dialog = visit.page.get_by_role("dialog", name="API key required")
         expect(dialog).to_be_visible()
         fine(visit)
         dialog.get_by_label("Key").fill(key[:-1])
@@ -567,7 +567,7 @@ def test_who_gives_no_key_is_told_and_may_come_back(browser: Browser, guarded: W
         visit.page.get_by_role("button", name="Not now").click()
         expect(visit.page.locator("#recent-note")).to_contain_text("key")
         visit.page.get_by_role("button", name="Enter key").click()
-        dialog = visit.page.get_by_role("dialog", name="This service asks for a key")
+        dialog = visit.page.get_by_role("dialog", name="API key required")
         dialog.get_by_label("Key").fill(key)
         dialog.get_by_label("Key").press("Enter")
         expect(visit.page.get_by_role("button", name="Forget key")).to_be_visible()

@@ -110,7 +110,7 @@ def upload_times(visit: Visit) -> list[float]:
 @pytest.mark.parametrize(
     ("sizes", "status", "reason"),
     [
-        ([10] * IN_FLIGHT, 429, f"More than {IN_FLIGHT} files on their way to S3."),
+        ([10] * IN_FLIGHT, 429, f"Quota exceeded: {IN_FLIGHT} files in flight."),
         ([SPOOL_BYTES - 100_000], 503, "The spool is full; try again later."),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_waiting_file_can_be_taken_back_and_is_not_sent(visit: Visit, s3_link:
         visit.drop([("late.bin", 500_000)])
         expect(visit.card("late.bin").locator(".status")).to_have_text("Waiting")
         times = upload_times(visit)
-        visit.card("late.bin").get_by_role("button", name="Take back late.bin").click()
+        visit.card("late.bin").get_by_role("button", name="Cancel late.bin").click()
         expect(visit.card("late.bin")).to_have_count(0)
     finally:
         s3_link.recover()
@@ -166,12 +166,12 @@ def test_a_reader_who_asked_too_much_waits_for_the_next_minute(
         use_up(web, key)
         visit.page.get_by_role("searchbox", name="Name").fill("list")
         expect(visit.page.locator("#recent-note")).to_have_text(
-            f"More than {REQUESTS_PER_MINUTE} requests in a minute."
+            f"Rate limit exceeded: {REQUESTS_PER_MINUTE} requests per minute."
         )
         visit.drop([("limited.bin", 10)])
         card = visit.card("limited.bin")
         expect(card.locator(".detail")).to_have_text(
-            re.compile(rf"^More than {REQUESTS_PER_MINUTE} requests in a minute\. Sending it again in \d+\ss\.$")
+            re.compile(rf"^Rate limit exceeded: {REQUESTS_PER_MINUTE} [a-z ]+\. Sending it again in \d+\ss\.$")
         )
         next_minute(redis_server, owner)
         visit.page.clock.fast_forward(60_000)
@@ -269,7 +269,7 @@ def test_a_lost_connection_is_told_until_it_is_back(
     with visiting(browser, f"http://127.0.0.1:{way.port}") as visit:
         enter(visit, key)
         live = visit.page.get_by_text("Live", exact=True)
-        lost = visit.page.get_by_text("Not connected, trying again")
+        lost = visit.page.get_by_text("Disconnected. Reconnecting…")
         expect(live).to_be_visible()
         expect(lost).to_be_hidden()
         way.refuse()

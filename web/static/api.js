@@ -71,7 +71,7 @@ function post(path, file, headers, onProgress, signal) {
     for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);
     xhr.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
     xhr.onload = () => resolve(new Response(xhr.responseText, { status: xhr.status, headers: retryAfter(xhr) }));
-    xhr.onerror = () => reject(new Problem(0, "The connection broke off."));
+    xhr.onerror = () => reject(new Problem(0, "The connection was closed before the request was complete."));
     xhr.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     signal.addEventListener("abort", () => xhr.abort());
     xhr.send(form);

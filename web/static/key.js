@@ -23,7 +23,7 @@ export function askAgain() {
 export function another(refused) {
   if (key !== refused) return Promise.resolve(true);
   if (declined) return Promise.resolve(false);
-  asking ??= ask(refused ? "This key is no longer taken." : "").finally(() => (asking = null));
+  asking ??= ask(refused ? "This key is no longer valid." : "").finally(() => (asking = null));
   return asking;
 }
 

@@ -8,7 +8,7 @@ import { bytes, duration, isFinal, stateOf } from "./words.js";
 
 const AT_ONCE = 3; // a browser opens six connections to a service; one listens, and some must be left to ask
 const TRIES = 10;
-const LABELS = { retry: "Try again", download: "Download", copy: "Copy the link of", cancel: "Take back" };
+const LABELS = { retry: "Try again", download: "Download", copy: "Copy the link of", cancel: "Cancel" };
 const LONGEST_PAUSE_MS = 60_000;
 
 const list = document.querySelector("#uploads");
@@ -39,7 +39,7 @@ class Upload {
 
   wait() {
     this.tries = 0;
-    this.show("line", "In line", "", 0);
+    this.show("line", "Queued", "", 0);
   }
 
   get isWaiting() {
