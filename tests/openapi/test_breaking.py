@@ -180,7 +180,7 @@ def test_a_break_needs_a_version_that_tells(tmp_path: Path, version: str, releas
     result = check(tmp_path, version, released, GET)
     assert result.returncode == code
     assert "API: GET /files is gone\n" in result.stderr
-    assert ("raise VERSION" in result.stderr) == bool(code)
+    assert ("raise __version__" in result.stderr) == bool(code)
 
 
 def test_without_a_break_it_is_silent(tmp_path: Path) -> None:
