@@ -29,6 +29,7 @@ def normal_upload() -> Response:
     post:
       operationId: uploadNormal
       tags: [Upload]
+      x-upload: true
       requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
       responses: {201: Created, 502: StoreError}
     """
@@ -47,6 +48,7 @@ def async_upload() -> Response:
     post:
       operationId: uploadAsync
       tags: [Upload]
+      x-upload: true
       requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
       responses: {202: Accepted}
     """
@@ -60,6 +62,7 @@ def celery_upload() -> Response:
     post:
       operationId: uploadCelery
       tags: [Upload]
+      x-upload: true
       requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
       responses: {202: Accepted}
     """

@@ -6,9 +6,8 @@ from http import HTTPStatus
 
 from events.long_poll import LONGEST_WAIT_SECONDS
 from intake.idempotency import MAX_KEY
-from models import Mode, UploadStatus
 from openapi.schemas import FILE, FILE_ID, Piece, number, text
-from web.listing import MAX_NAME, MAX_PAGE, PAGE
+from web import listing
 
 BASE64 = "[A-Za-z0-9+/=]*"
 DIGESTS = rf"^([a-z0-9-]+=:{BASE64}:( *, *[a-z0-9-]+=:{BASE64}:)*)?$"
@@ -80,20 +79,7 @@ PARAMETERS: dict[str, Piece] = {
         text("The id of the last event that you saw; what came after is told first.", pattern="^([0-9]{1,18})?$"),
     ),
     "Proxy": _query("proxy", text("`1` for the bytes themselves instead of a redirect to S3.", enum=["1"])),
-    "Limit": _query("limit", number("How many files a page has.", minimum=1, maximum=MAX_PAGE, default=PAGE)),
-    "Cursor": _query(
-        "cursor", text("Where the page begins: take the whole address from `next`.", format="cursor")
-    ),
-    "Status": _query("status", text("Only files with this status.", enum=[str(one) for one in UploadStatus])),
-    "Mode": _query("mode", text("Only files that went this way.", enum=list(Mode))),
-    "Name": _query(
-        "name",
-        text(
-            "Only files with this in their name, in any case and Unicode form.",
-            pattern=r"^[^\x00]*$",
-            maxLength=MAX_NAME,
-        ),
-    ),
+    **{name.title(): _query(name, dict(one.schema)) for name, one in listing.PARAMETERS.items()},
 }
 
 LIMITS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")

@@ -50,6 +50,8 @@ UPLOAD = {
     415: "Unsupported",
     422: "KeyReused",
 }
+FIELDS = {"operationId", "summary", "tags", "security", "parameters", "requestBody", "responses"}
+"""Of an operation, in a view's docstring. The field `x-upload` adds the parameters and errors of all uploads."""
 GUARDED = {401: "Unauthorized", 403: "Forbidden", 429: "LimitReached", 503: "Busy"}
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -68,9 +70,11 @@ class ViewPlugin(BasePlugin):
                 operation["security"] = []
             else:
                 errors |= GUARDED
-            if "requestBody" in operation:
-                operation["parameters"] = UPLOAD_PARAMETERS
+            if operation.pop("x-upload", False):
+                operation["parameters"] = [*operation.get("parameters", []), *UPLOAD_PARAMETERS]
                 errors |= UPLOAD
+            if unknown := set(operation) - FIELDS:
+                raise ValueError(f"{view.__name__}: its docstring has unknown fields: {', '.join(unknown)}")
             operation["responses"] = dict(sorted((errors | operation["responses"]).items()))
 
 
@@ -170,11 +174,12 @@ def without_references(node: Any, whole: dict[str, Any]) -> Any:
 def curl(path: str, method: str, operation: dict[str, Any]) -> str:
     """Return a curl command for an operation."""
     words = ["curl"]
-    if method != "get" and "requestBody" not in operation:
+    is_form = "multipart/form-data" in operation.get("requestBody", {}).get("content", {})
+    if method != "get" and not is_form:
         words.append(f"-X {method.upper()}")
     if "security" not in operation:
         words.append('-H "Authorization: Bearer $KEY"')
-    if "requestBody" in operation:
+    if is_form:
         words.append("-F file=@report.pdf")
     if "text/event-stream" in operation["responses"].get("200", {}).get("content", {}):
         words.append("-N")

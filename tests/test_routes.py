@@ -36,7 +36,7 @@ def upload(client: FlaskClient, mode: str, content: bytes = b"hello", name: str 
 
 def test_the_index_names_every_endpoint(app: Flask, client: FlaskClient) -> None:
     endpoints = read(client, "/")["endpoints"]
-    listed = {entry.split()[1].replace("<id>", "<file_id>") for entry in endpoints}
+    listed = {entry.split()[1].replace("{file_id}", "<file_id>") for entry in endpoints}
     rules = {rule.rule for rule in app.url_map.iter_rules()} - {"/", "/static/<path:filename>"}
     assert listed == rules
 

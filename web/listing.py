@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -21,17 +22,96 @@ bp = Blueprint("listing", __name__)
 PAGE = 50
 MAX_PAGE = 200
 MAX_NAME = 255
-PARAMETERS = ("limit", "cursor", "status", "mode", "name")
 
 
-class Query(NamedTuple):
-    """A parsed query."""
+class Parameter(NamedTuple):
+    """A query parameter: how its text is read, and its JSON schema for the API document."""
 
-    limit: int
-    before: tuple[datetime, str] | None
-    status: UploadStatus | None
-    mode: Mode | None
-    name: str | None
+    name: str
+    parse: Callable[[str], Any]
+    """Returns the value, or raises InvalidQuery."""
+    schema: dict[str, Any]
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < len(text) < 5 and 1 <= int(text) <= MAX_PAGE):
+        raise InvalidQuery(f"limit must be a number from 1 to {MAX_PAGE}.")
+    return int(text)
+
+
+def _cursor(text: str) -> tuple[datetime, str]:
+    try:
+        created_at, _, file_id = base64.b64decode(text, "-_", validate=True).decode("ascii").partition(" ")
+        moment = datetime.fromisoformat(created_at)
+        moment.utctimetuple()
+    except (ValueError, OverflowError):
+        raise InvalidQuery("The cursor is invalid.") from None
+    if moment.tzinfo is None or not file_id:
+        raise InvalidQuery("The cursor is invalid.")
+    return moment, file_id
+
+
+def _status(text: str) -> UploadStatus:
+    if text not in list(UploadStatus):
+        raise InvalidQuery(f"status must be one of {', '.join(UploadStatus)}.")
+    return UploadStatus(text)
+
+
+def _mode(text: str) -> Mode:
+    if text not in list(Mode):
+        raise InvalidQuery(f"mode must be one of {', '.join(Mode)}.")
+    return Mode(text)
+
+
+def _name(text: str) -> str:
+    if len(text) > MAX_NAME or "\0" in text:
+        raise InvalidQuery(f"name must not exceed {MAX_NAME} characters or contain NUL.")
+    return text
+
+
+PARAMETERS = {
+    parameter.name: parameter
+    for parameter in (
+        Parameter(
+            "limit",
+            _limit,
+            {
+                "type": "integer",
+                "description": "The size of the page, in files.",
+                "minimum": 1,
+                "maximum": MAX_PAGE,
+                "default": PAGE,
+            },
+        ),
+        Parameter(
+            "cursor",
+            _cursor,
+            {
+                "type": "string",
+                "description": "Where the page begins: take the whole address from `next`.",
+                "format": "cursor",
+            },
+        ),
+        Parameter(
+            "status",
+            _status,
+            {"type": "string", "description": "Only files with this status.", "enum": list(UploadStatus)},
+        ),
+        Parameter(
+            "mode", _mode, {"type": "string", "description": "Only files of this mode.", "enum": list(Mode)}
+        ),
+        Parameter(
+            "name",
+            _name,
+            {
+                "type": "string",
+                "description": "Only files with this in their name, in any case and Unicode form.",
+                "pattern": r"^[^\x00]*$",
+                "maxLength": MAX_NAME,
+            },
+        ),
+    )
+}
 
 
 @bp.get("/files")
@@ -45,9 +125,10 @@ def list_files() -> BaseResponse:
       responses: {200: Page, 304: NotModified, 400: InvalidQuery}
     """
     query = _parse(request.args)
-    rows = file_queries.page(auth.owner(), query.limit + 1, *query[1:])
-    shown, following = rows[: query.limit], None
-    if len(rows) > query.limit:
+    limit = query.pop("limit", PAGE)
+    rows = file_queries.page(auth.owner(), limit + 1, query.pop("cursor", None), **query)
+    shown, following = rows[:limit], None
+    if len(rows) > limit:
         cursor = _encode(shown[-1].created_at, shown[-1].id)
         same: dict[str, Any] = request.args.to_dict() | {"cursor": cursor}
         following = url_for("listing.list_files", **same)
@@ -57,35 +138,12 @@ def list_files() -> BaseResponse:
     return response.make_conditional(request)
 
 
-def _parse(arguments: MultiDict[str, str]) -> Query:
+def _parse(arguments: MultiDict[str, str]) -> dict[str, Any]:
     unknown = set(arguments) - set(PARAMETERS)
     if unknown or any(len(values) > 1 for _, values in arguments.lists()):
         raise InvalidQuery(f"Unknown or repeated parameter. Allowed: {', '.join(PARAMETERS)}.")
-    limit, cursor = arguments.get("limit", str(PAGE)), arguments.get("cursor")
-    if not (limit.isascii() and limit.isdecimal() and 0 < len(limit) < 5 and 1 <= int(limit) <= MAX_PAGE):
-        raise InvalidQuery(f"limit must be a number from 1 to {MAX_PAGE}.")
-    status, mode, name = arguments.get("status"), arguments.get("mode"), arguments.get("name")
-    if status is not None and status not in UploadStatus.__members__:
-        raise InvalidQuery(f"status must be one of {', '.join(UploadStatus)}.")
-    if mode is not None and mode not in list(Mode):
-        raise InvalidQuery(f"mode must be one of {', '.join(Mode)}.")
-    if name is not None and (len(name) > MAX_NAME or "\0" in name):
-        raise InvalidQuery(f"name must not exceed {MAX_NAME} characters or contain NUL.")
-    before = None if cursor is None else _decode(cursor)
-    return Query(int(limit), before, UploadStatus(status) if status else None, Mode(mode) if mode else None, name)
+    return {name: PARAMETERS[name].parse(value) for name, value in arguments.items()}
 
 
 def _encode(created_at: datetime, file_id: str) -> str:
     return base64.urlsafe_b64encode(f"{rfc3339(created_at)} {file_id}".encode()).decode()
-
-
-def _decode(cursor: str) -> tuple[datetime, str]:
-    try:
-        created_at, _, file_id = base64.b64decode(cursor, "-_", validate=True).decode("ascii").partition(" ")
-        moment = datetime.fromisoformat(created_at)
-        moment.utctimetuple()
-    except (ValueError, OverflowError):
-        raise InvalidQuery("The cursor is invalid.") from None
-    if moment.tzinfo is None or not file_id:
-        raise InvalidQuery("The cursor is invalid.")
-    return moment, file_id

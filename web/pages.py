@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flask import Blueprint, Response, jsonify, make_response, render_template, request
+from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
 
 from access import auth
 from models import Mode
@@ -56,25 +56,19 @@ def index() -> Response:
         jsonify(
             name="Ferryman",
             description="Takes a file, answers at once, and lands it in S3 exactly once.",
-            endpoints={
-                "POST /normal_upload": "upload inside the request; 201 when the file is in S3",
-                "POST /async_upload": "upload by a background thread; 202 at once",
-                "POST /celery_upload": "upload by a Celery worker; 202 at once",
-                "GET /files": "your files, newest first; limit, cursor, status, mode, name",
-                "GET /files/<id>": "the file and its status: PENDING, PROCESSING, COMPLETE or ERROR",
-                "GET /files/<id>/content": "the bytes, as a download",
-                "DELETE /files/<id>": "delete the file",
-                "POST /files/<id>/retry": "try again to deliver a file that ended in ERROR",
-                "GET /files/<id>/events": "what becomes of the file, as server-sent events",
-                "GET /events": "what becomes of all your files",
-                "GET /docs": "how to use all this",
-                "GET /openapi.json": "the same for programs (OpenAPI 3.1)",
-                "GET /healthz": "whether the process lives",
-                "GET /readyz": "whether database, bucket and broker answer",
-                "GET /metrics": "what was counted, for Prometheus",
-            },
+            endpoints=_endpoints(),
         )
     )
+
+
+def _endpoints() -> dict[str, str]:
+    """Return what the API document says of each endpoint, in a sentence."""
+    paths = current_app.extensions["openapi"]["paths"]
+    return {
+        f"{method.upper()} {path}": operation["summary"]
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
 
 
 def wants_page() -> bool:
