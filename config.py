@@ -19,7 +19,7 @@ from urllib3.util import parse_url
 
 KIB = 1024
 MIB = 1024 * KIB
-PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
+FOLDER_PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
 CLAMD = re.compile(r"unix:/.+|[^/]+:(?P<port>\d{1,5})", re.ASCII)
 HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 MAX_PORT = 65_535
@@ -160,7 +160,7 @@ class Config:
     def __post_init__(self) -> None:
         if bool(self.AWS_ACCESS_KEY) != bool(self.AWS_ACCESS_SECRET):
             raise ConfigError("AWS_ACCESS_KEY and AWS_ACCESS_SECRET must be set together.")
-        if self.S3_KEY_PREFIX and not PREFIX.fullmatch(self.S3_KEY_PREFIX):
+        if self.S3_KEY_PREFIX and not FOLDER_PREFIX.fullmatch(self.S3_KEY_PREFIX):
             raise ConfigError("S3_KEY_PREFIX must be folders such as uploads/ with a slash at the end.")
         if not all(map(_is_host, self.TRUSTED_HOSTS)):
             raise ConfigError("TRUSTED_HOSTS must be names or addresses with commas between them, without ports.")

@@ -168,7 +168,7 @@ def adopt_file(store: Store, info: ObjectInfo, on_progress: Progress = lambda se
     if not store.holds(info, on_progress):
         raise BytesLost("The bytes are not in the spool.")
     chunks = store.read(info.key, 0, info.size) if info.size else iter(())
-    return Uploaded(store.url(info.key), _digest(_told(chunks, on_progress), info))
+    return Uploaded(store.url(info.key), _digest(_with_progress(chunks, on_progress), info))
 
 
 def digest_file(file: BinaryIO, info: ObjectInfo) -> str:
@@ -185,7 +185,7 @@ def digest_file(file: BinaryIO, info: ObjectInfo) -> str:
         return _digest(Section(file.fileno(), 0, info.size).chunks(), info)
 
 
-def _told(chunks: Iterator[bytes], on_progress: Progress) -> Iterator[bytes]:
+def _with_progress(chunks: Iterator[bytes], on_progress: Progress) -> Iterator[bytes]:
     for chunk in chunks:
         on_progress(len(chunk))
         yield chunk

@@ -38,7 +38,7 @@ from core.database import UtcDateTime, db, transaction, utcnow
 from core.file_row import FileRow
 from core.names import fold
 
-LONGEST_WAIT = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
+LONGEST_DELAY = timedelta(seconds=600)  # no lease and no pause between attempts lasts longer
 
 STATUS, PROGRESS = "status", "progress"
 
@@ -175,7 +175,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             "run": run_id,
             "in_spool": spool_id,
             "now": now,
-            "far": now + LONGEST_WAIT,
+            "far": now + LONGEST_DELAY,
             "until": now + timedelta(seconds=lease_seconds),
         }
         with transaction() as connection:
@@ -301,7 +301,7 @@ def _send(signal: NamedSignal, connection: Connection, file_id: str, **facts: An
 def is_due() -> ColumnElement[bool]:
     """Return the condition that a row's lease or pause is over by now."""
     now = utcnow()
-    return _is_due(now, now + LONGEST_WAIT)
+    return _is_due(now, now + LONGEST_DELAY)
 
 
 def read_rows(statement: Select[*tuple[Any, ...]]) -> Sequence[FileRow]:

@@ -16,9 +16,9 @@ from flask import Flask, Response, g, request
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-READING = ("GET", "HEAD", "OPTIONS")
+READ_METHODS = ("GET", "HEAD", "OPTIONS")
 # At DEBUG these write the headers that they sign.
-TALKATIVE = ("botocore", "boto3", "urllib3", "kombu", "amqp", "celery")
+NOISY_LOGGERS = ("botocore", "boto3", "urllib3", "kombu", "amqp", "celery")
 # No message of ours holds these, foreign ones might: credentials in addresses, keys, signatures of presigned urls.
 # Each takes time in proportion to the text: a word is entered at its start only, and no run is given back.
 UP_TO_LAST_AT = re.compile(r"(?<!\S)\S+(?=@)")
@@ -39,7 +39,7 @@ def configuration(env: Mapping[str, str]) -> dict[str, Any]:
         env: environment-like text; of it, LOG_FORMAT and LOG_LEVEL count.
     """
     level = (env.get("LOG_LEVEL") or "info").upper()
-    quieter = {name: {"level": "INFO" if level == "DEBUG" else level} for name in TALKATIVE}
+    quieter = {name: {"level": "INFO" if level == "DEBUG" else level} for name in NOISY_LOGGERS}
     quieter["alembic"] = {"level": "WARNING"}
     # gunicorn's loggers have handlers of their own, unless they are told not to.
     gunicorn = {name: {"handlers": [], "propagate": True} for name in ("gunicorn.error", "gunicorn.access")}
@@ -103,7 +103,7 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     status = response.status_code
-    level = logging.DEBUG if request.method in READING and status < 400 else logging.INFO
+    level = logging.DEBUG if request.method in READ_METHODS and status < 400 else logging.INFO
     if log.isEnabledFor(level):
         line = {
             "method": request.method,

@@ -65,7 +65,7 @@ def _run(row: FileRow, run_id: str, stream: Source, retry: bool) -> UploadError 
     try:
         uploaded = _send(row, run_id, stream)
     except LeaseLost:
-        _leave_to_others(row)
+        _lost_lease(row)
     except UploadError as error:
         return _settle_failure(row, run_id, error, retry)
     except Exception as error:
@@ -130,7 +130,7 @@ def _source(row: FileRow, stream: str | None) -> BinaryIO:
     return services().spool.open(row.id)
 
 
-def _leave_to_others(row: FileRow) -> None:
+def _lost_lease(row: FileRow) -> None:
     """Log and count that the lease was lost: another run has the row, or the file was deleted."""
     log.info("file %s is left to the run that has taken it over, or was deleted", row.id)
     metrics().failed(LeaseLost.__name__)
@@ -138,8 +138,8 @@ def _leave_to_others(row: FileRow) -> None:
 
 def _finish(row: FileRow, run_id: str, uploaded: Uploaded) -> None:
     if not File.complete(row.id, run_id, uploaded.url, uploaded.sha256):
-        _leave_to_others(row)
-        _leave_nothing_of_an_erased(row)
+        _lost_lease(row)
+        _delete_erased_object(row)
         return
     metrics().delivery.labels(row.mode).observe((utcnow() - row.created_at).total_seconds())
     if uploaded.sha256 or row.sha256:
@@ -205,7 +205,7 @@ def _late_digest(file_id: str, info: ObjectInfo) -> str | None:
     return adopt_file(ferry.store, info).sha256
 
 
-def _leave_nothing_of_an_erased(row: FileRow) -> None:
+def _delete_erased_object(row: FileRow) -> None:
     """Delete the object that this run has just uploaded, if the file was deleted meanwhile."""
     found = File.find(row.id)
     if found is None or found.erased_at:

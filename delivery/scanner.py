@@ -107,9 +107,9 @@ class Scanner:
             can_read, can_send = _ready(clamd, bool(rest))
             on_progress(0)
             if can_read:
-                answer += _heard(clamd)
+                answer += _receive(clamd)
             elif can_send:
-                rest = _said(clamd, rest) or memoryview(next(messages, b""))
+                rest = _send(clamd, rest) or memoryview(next(messages, b""))
                 deadline = time.monotonic() + self._patience
             if time.monotonic() > deadline or len(answer) > MAX_ANSWER_BYTES:
                 raise ScannerUnavailable("The virus scanner gave no verdict in time.")
@@ -132,14 +132,14 @@ def _ready(clamd: socket.socket, wants_to_send: bool) -> tuple[bool, bool]:
     return bool(flags & ~select.POLLOUT), bool(flags & select.POLLOUT)
 
 
-def _heard(clamd: socket.socket) -> bytes:
+def _receive(clamd: socket.socket) -> bytes:
     data = clamd.recv(MAX_ANSWER_BYTES)
     if not data:
         raise ConnectionError("clamd has hung up")
     return data
 
 
-def _said(clamd: socket.socket, message: memoryview) -> memoryview:
+def _send(clamd: socket.socket, message: memoryview) -> memoryview:
     """Send as much of a message as possible. Returns the rest."""
     try:
         return message[clamd.send(message) :]

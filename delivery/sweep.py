@@ -28,7 +28,8 @@ def sweep() -> bool:
     for file_id in found:
         log.info("file %s is due, and swept", file_id)
         submit(file_id)
-    return 0 < free == len(found)  # as many as there was room for
+    has_taken_all_there_was_room_for = len(found) == room
+    return free > 0 and has_taken_all_there_was_room_for
 
 
 def drop_spooled() -> None:
@@ -51,9 +52,9 @@ def drop_spooled() -> None:
     failed_bytes.keep_to_share(failed)
 
 
-def tell_of_spool() -> None:
+def record_spool() -> None:
     """Record for the other hosts that this one lives."""
-    spools.tell(services().spool.id)
+    spools.record_use(services().spool.id)
 
 
 def end_lost() -> None:

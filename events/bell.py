@@ -9,7 +9,7 @@ import redis
 from core.redis_client import RedisClient
 
 CHANNEL = "ferryman:events"
-LOOK_SECONDS = 0.25  # how often one looks without being woken
+POLL_SECONDS = 0.25  # how often one looks without being woken
 SELDOM_SECONDS = 1.0  # and how often with a Redis that may lose a message
 
 
@@ -41,7 +41,7 @@ class Bell:
             except redis.RedisError as error:
                 self._redis.failed(error)
                 self._stop_listening()
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
     def _listen(self, client: redis.Redis) -> None:
         if self._listener is None:

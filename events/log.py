@@ -26,7 +26,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.database import BATCH, UtcDateTime, db, transaction, utcnow
 from models import File, file_changed
 
-KEEP = timedelta(days=1)
+EVENTS_KEPT = timedelta(days=1)
 SETTLED = timedelta(seconds=2)  # a transaction that took its number before another ends within that time
 
 
@@ -142,7 +142,7 @@ def newest() -> int:
 def forget_old() -> None:
     """Delete the events older than a day."""
     with transaction() as connection:
-        connection.execute(delete(Event).where(Event.created_at < utcnow() - KEEP))
+        connection.execute(delete(Event).where(Event.created_at < utcnow() - EVENTS_KEPT))
 
 
 def _record(app: Flask, connection: Connection, file_id: str, kind: str) -> None:

@@ -22,7 +22,7 @@ from events import webhooks
 log = logging.getLogger(__name__)
 
 SENDERS = 4  # so that one slow answer does not hold up the others
-LOOK_SECONDS = 1.0
+IDLE_SECONDS = 1.0
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
 SEND_LEASE_SECONDS = 60.0  # longer than any attempt
 STOP_SECONDS = 2.0  # with what deliveries may take, less than gunicorn's graceful_timeout
@@ -47,7 +47,7 @@ class Sender:
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._http = urllib3.PoolManager(timeout=timeout, retries=False, maxsize=SENDERS)
         senders = SENDERS if self._url else 0
-        self._loops = [Loop(app, "webhooks", self.send_one, LOOK_SECONDS) for _ in range(senders)]
+        self._loops = [Loop(app, "webhooks", self.send_one, IDLE_SECONDS) for _ in range(senders)]
 
     def start(self) -> None:
         """Start to send due messages."""

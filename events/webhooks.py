@@ -14,7 +14,7 @@ from core.database import UtcDateTime, db, new_id, transaction, utcnow
 from models import File, UploadStatus, file_ended, file_settled
 from web.representation import file_json, rfc3339
 
-KEEP = timedelta(days=7)
+MESSAGES_KEPT = timedelta(days=7)
 HELD = timedelta(hours=1)  # longer than a SHA-256 takes; then the message goes without it
 
 
@@ -108,7 +108,7 @@ def state(message: Row[Any]) -> str:
 
 def forget_old() -> None:
     """Delete the finished messages older than a week."""
-    old = delete(Webhook).where(Webhook.created_at < utcnow() - KEEP, Webhook.due_at.is_(None))
+    old = delete(Webhook).where(Webhook.created_at < utcnow() - MESSAGES_KEPT, Webhook.due_at.is_(None))
     with transaction() as connection:
         connection.execute(old)
 

@@ -62,14 +62,14 @@ class Batch:
             if follow and not file.is_settled:
                 self._follow(source, file.id)
             else:
-                self._tell(source, file)
+                self._report(source, file)
 
     def watch(self, ids: tuple[str, ...]) -> None:
         """Watch what was accepted earlier."""
         for file_id in ids:
             self._follow(file_id, file_id)
         for source, file in self._results():
-            self._tell(source, file)
+            self._report(source, file)
 
     def interrupt(self) -> None:
         """Report the progress of every unfinished file, and end the batch."""
@@ -80,7 +80,7 @@ class Batch:
                 reason = "Interrupted before it was sent."
             else:
                 reason = "Interrupted before the service had answered."
-            self.tell_failure(source, file_id, ClientError(reason))
+            self.report_failure(source, file_id, ClientError(reason))
         self.exit_code = INTERRUPTED
 
     def _follow(self, source: str, file_id: str) -> None:
@@ -96,13 +96,13 @@ class Batch:
                 try:
                     file = future.result()
                 except (ClientError, OSError) as error:
-                    self.tell_failure(source, file_id, error)
+                    self.report_failure(source, file_id, error)
                 else:
                     self.watched.pop(file.id, None)
                     yield source, file
             if not done:
                 for source, file_id in self.running.values():
-                    self.tell_failure(source, file_id, TimedOut(f"Not done within {self._service.timeout:g} s."))
+                    self.report_failure(source, file_id, TimedOut(f"Not done within {self._service.timeout:g} s."))
                 return
 
     def _done(self) -> set[Future[File]]:
@@ -137,7 +137,7 @@ class Batch:
             raise self._away
         return self._service.client()
 
-    def _tell(self, source: str, file: File) -> None:
+    def _report(self, source: str, file: File) -> None:
         if file.upload_status == "ERROR":
             self.exit_code = max(self.exit_code, FAILED)
         if self._service.json:
@@ -146,7 +146,7 @@ class Batch:
             facts = (file.upload_status, file.id, click.format_filename(source), file.url or file.error or "")
             write("  ".join(facts).rstrip())
 
-    def tell_failure(self, source: str, file_id: str | None, error: ClientError | OSError) -> None:
+    def report_failure(self, source: str, file_id: str | None, error: ClientError | OSError) -> None:
         if isinstance(error, Unreachable):
             self._away = error
         elif isinstance(error, Problem) and file_id:  # it is refused to watch it

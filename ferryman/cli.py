@@ -105,7 +105,7 @@ def upload(
 
     def task(batch: Batch) -> None:
         for source, error in failures:
-            batch.tell_failure(source, None, error)
+            batch.report_failure(source, None, error)
         batch.upload(found, mode, name, follow)
 
     run(ctx, Service(**service), sum(map(_size, found)), task)

@@ -13,7 +13,7 @@ from intake import form_disposition
 
 Event: TypeAlias = MultipartSegment | bytes | None
 
-MAX_PARTS = 16
+FORM_MAX_PARTS = 16
 MAX_PART_HEADERS = 64
 MAX_PART_HEADER_BYTES = 8 * 1024
 BOUNDARY = re.compile(r';\s*boundary=("(?:[^"\\]|\\.)*"|[^;]*)', re.IGNORECASE)
@@ -54,7 +54,7 @@ class FormParser(PushMultipartParser):  # type: ignore[misc]
             boundary.encode(),
             max_header_size=MAX_PART_HEADER_BYTES,
             max_header_count=MAX_PART_HEADERS,
-            max_segment_count=MAX_PARTS,
+            max_segment_count=FORM_MAX_PARTS,
         )
         self._first = b""
         self._padding: re.Pattern[bytes] | None = None

@@ -16,7 +16,7 @@ from core.errors import Conflict, InvalidUpload, KeyReused
 from core.every import Every
 
 MAX_KEY = 255
-KEEP = timedelta(days=7)
+KEYS_KEPT = timedelta(days=7)
 
 
 class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
@@ -97,7 +97,7 @@ class Claim:
         """
         if self._key is None:
             return
-        values = {"fingerprint": fingerprint, "file_id": file_id, "due_at": utcnow() + KEEP}
+        values = {"fingerprint": fingerprint, "file_id": file_id, "due_at": utcnow() + KEYS_KEPT}
         if not self._change(connection, IdempotencyKey.request_id == self._request_id, **values):
             raise Conflict("Another request with this Idempotency-Key has taken over.")
 

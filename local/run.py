@@ -11,8 +11,9 @@ import sysconfig
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from dotenv import load_dotenv
 
@@ -33,47 +34,77 @@ TRACES = {
 }
 
 
+class Plan(NamedTuple):
+    """What a start has to run: the embedded servers, and the settings of the service."""
+
+    port: str
+    data: Path
+    servers: dict[str, local_servers.Server]
+    settings: dict[str, str]
+    config: Config
+
+    @property
+    def s3_port(self) -> int | None:
+        """The port of the embedded S3; None without one."""
+        return int((self.data / "s3-port").read_text()) if "s3" in self.servers else None
+
+
 def main() -> int:
-    """Start everything, report when it is ready, and stop everything at the end."""
+    """Start everything, report when it is ready, and stop everything at the end. Returns the exit code."""
     load_dotenv()
-    port = os.environ.get("PORT") or "5000"
-    if not (port.isdecimal() and 0 < int(port) < 65536):
-        return _refuse(f"PORT must be a port number, not {port!r}")
-    data = Path(os.environ.get("DATA_DIR") or "var").resolve()
-    if not local_servers.is_free(int(port)):
-        return _refuse(f"port {port} is taken; choose another, as in: make run PORT={int(port) + 1}")
     try:
-        servers, settings = _embedded_parts(os.environ, data)
-        config = Config.from_mapping({**os.environ, **settings})
-        _leave_for_shells(data / SHELL_FILE, settings, port)
+        plan = _plan(os.environ)
     except (ConfigError, OSError) as error:
-        return _refuse(str(error))
-    if config.AUTH == "open" and not config.is_loopback:
-        return _refuse("without keys it stays on this machine; for other addresses set AUTH=required")
-    shutil.rmtree(data / "metrics", ignore_errors=True)  # of processes that are gone
+        sys.stderr.write(f"make run: {error}\n")
+        return 2
+    shutil.rmtree(plan.data / "metrics", ignore_errors=True)  # of processes that are gone
     manager = Manager()
+    for name, command, environment in _processes(plan):
+        manager.add_process(name, command, env=environment)
+    threading.Thread(target=_announce, args=(plan,), daemon=True).start()
+    manager.loop()
+    if plan.s3_port:
+        local_servers.remove_seaweed_sockets(plan.s3_port)
+    return 0 if manager.was_stopped_by_user else 1
+
+
+def _plan(env: Mapping[str, str]) -> Plan:
+    """Decide what to run, and write the settings for other shells.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+        OSError: the port is taken, or the data folder cannot be used.
+    """
+    port = env.get("PORT") or "5000"
+    if not (port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(f"PORT must be a port number, not {port!r}")
+    data = Path(env.get("DATA_DIR") or "var").resolve()
+    if not local_servers.is_free(int(port)):
+        raise OSError(f"port {port} is taken; choose another, as in: make run PORT={int(port) + 1}")
+    servers, settings = _embedded_parts(env, data)
+    config = Config.from_mapping({**env, **settings})
+    _write_shell_env(data / SHELL_FILE, settings, port)
+    if config.AUTH == "open" and not config.is_loopback:
+        raise ConfigError("without keys it stays on this machine; for other addresses set AUTH=required")
+    return Plan(port, data, servers, settings, config)
+
+
+def _processes(plan: Plan) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Yield the name, the shell command and the environment of every process."""
+    for name, server in plan.servers.items():
+        log = shlex.quote(str(plan.data / f"{name}.log"))
+        command = f"exec {shlex.join(server.command)} >>{log} 2>&1"
+        yield name, command, {**os.environ, **server.environment}
     environment = {
         **TRACES,
         **os.environ,
-        **settings,
-        "PORT": port,
+        **plan.settings,
+        "PORT": plan.port,
         "PYTHONUNBUFFERED": "1",
         "REMAP_SIGTERM": "SIGQUIT",
     }
-    for name, server in servers.items():
-        log = shlex.quote(str(data / f"{name}.log"))
-        command = f"exec {shlex.join(server.command)} >>{log} 2>&1"
-        manager.add_process(name, command, env={**os.environ, **server.environment})
-    manager.add_process("web", _web_command("s3" in servers), env=environment)
-    manager.add_process("worker", f"exec {_traced()}{_python()} -m celery -q -A worker worker", env=environment)
-    access = "for this machine, without a key" if config.AUTH == "open" else "with a key, see `flask keys`"
-    address, shell_file = f"http://localhost:{port}", shlex.quote(str(data / SHELL_FILE))
-    s3_port = int((data / "s3-port").read_text()) if "s3" in servers else None
-    threading.Thread(target=_announce, args=(address, access, shell_file, s3_port), daemon=True).start()
-    manager.loop()
-    if s3_port:
-        local_servers.remove_seaweed_sockets(s3_port)
-    return 0 if manager.was_stopped_by_user else 1
+    yield "web", _web_command("s3" in plan.servers), environment
+    yield "worker", f"exec {_traced()}{_python()} -m celery -q -A worker worker", environment
 
 
 def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, local_servers.Server], dict[str, str]]:
@@ -87,15 +118,15 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, local
         settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{data / 'ferryman.db'}"
     if not is_given(env, "CELERY_BROKER_URL"):
         port = next(port for port in range(REDIS_PORT, REDIS_PORT + 1000) if local_servers.is_free(port))
-        password = _kept(data / "redis-password", secrets.token_hex(20))
+        password = _read_or_create(data / "redis-password", secrets.token_hex(20))
         servers["redis"] = local_servers.valkey(data / "redis", port, password)
         settings["CELERY_BROKER_URL"] = f"redis://:{password}@{local_servers.LOOPBACK}:{port}/0"
     if not is_given(env, "S3_BUCKET_NAME") and not is_given(env, "S3_ENDPOINT_URL"):
         # The rows hold urls with this port, so it stays as long as it is free.
-        last_port = int(_kept(data / "s3-port", str(S3_PORT)))
+        last_port = int(_read_or_create(data / "s3-port", str(S3_PORT)))
         port = local_servers.seaweed_port(last_port)
         (data / "s3-port").write_text(str(port))
-        secret = _kept(data / "s3-secret", secrets.token_hex(20))
+        secret = _read_or_create(data / "s3-secret", secrets.token_hex(20))
         servers["s3"] = local_servers.seaweed(data / "s3", port, BUCKET, secret)
         settings["S3_ENDPOINT_URL"] = f"http://{local_servers.LOOPBACK}:{port}"
         settings |= {"S3_BUCKET_NAME": BUCKET, "AWS_ACCESS_KEY": BUCKET, "AWS_ACCESS_SECRET": secret}
@@ -115,7 +146,7 @@ def _make_private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def _kept(path: Path, first: str) -> str:
+def _read_or_create(path: Path, first: str) -> str:
     """Return a secret of an earlier start, or create it, readable by its owner only."""
     if not path.exists():
         path.touch(mode=0o600)
@@ -123,7 +154,7 @@ def _kept(path: Path, first: str) -> str:
     return path.read_text()
 
 
-def _leave_for_shells(path: Path, settings: Mapping[str, str], port: str) -> None:
+def _write_shell_env(path: Path, settings: Mapping[str, str], port: str) -> None:
     """Write the settings for other shells to a file, readable by its owner only."""
     # Of a command that ends at once there is nothing to count.
     exported = {name: value for name, value in settings.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
@@ -153,17 +184,26 @@ def _traced() -> str:
     return f"{shlex.quote(agent)} " if agent and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else ""
 
 
-def _announce(address: str, access: str, shell_file: str, s3_port: int | None) -> None:
+def _announce(plan: Plan) -> None:
     """Print the address when the service and the embedded S3 are ready."""
+    address, s3_port = f"http://localhost:{plan.port}", plan.s3_port
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if _answers(f"{address}/readyz") and (s3_port is None or local_servers.seaweed_has_room(s3_port)):
-            _say(f"\nFerryman is ready: {address}   ({access}; Ctrl-C stops it)\n")
-            _say(f"  curl -i -F file=@README.md {address}/async_upload\n")
-            _say(f"  . {shell_file}   # in another shell, for `flask --app app --help`\n")
+            _say(_ready_lines(plan, address))
             return
         time.sleep(0.1)
     _say(f"Ferryman is not ready after {READY_SECONDS} s; see {address}/readyz and the logs above.")
+
+
+def _ready_lines(plan: Plan, address: str) -> str:
+    access = "for this machine, without a key" if plan.config.AUTH == "open" else "with a key, see `flask keys`"
+    shell_file = shlex.quote(str(plan.data / SHELL_FILE))
+    return (
+        f"\nFerryman is ready: {address}   ({access}; Ctrl-C stops it)\n\n"
+        f"  curl -i -F file=@README.md {address}/async_upload\n\n"
+        f"  . {shell_file}   # in another shell, for `flask --app app --help`\n"
+    )
 
 
 def _answers(url: str) -> bool:
@@ -177,11 +217,6 @@ def _answers(url: str) -> bool:
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def _refuse(reason: str) -> int:
-    sys.stderr.write(f"make run: {reason}\n")
-    return 2
 
 
 if __name__ == "__main__":

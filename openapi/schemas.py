@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from intake.form import FIELD
-from intake.form_parser import MAX_PARTS
+from intake.form_parser import FORM_MAX_PARTS
 from models import PROGRESS, STATUS, Mode, UploadStatus
 from web.listing import MAX_PAGE
 
@@ -124,7 +124,7 @@ SCHEMAS: dict[str, Piece] = {
     ),
     "Form": {
         "type": "object",
-        "description": f"One file, in the field `{FIELD}`; others are passed over, {MAX_PARTS} in all at most.",
+        "description": f"One file, in the field `{FIELD}`; others are skipped, {FORM_MAX_PARTS} in all at most.",
         "properties": {
             FIELD: text(
                 "The file: a part with a filename. The part's own header may carry"

@@ -92,7 +92,7 @@ def _objects(before: datetime) -> Iterator[Finding]:
     """Find objects without a row, and COMPLETE rows without an object."""
     store = services().store
     listed: set[str] = set()
-    for batch in batched(_own(bucket.objects(store, _prefix()))):
+    for batch in batched(_only_ours(bucket.objects(store, _prefix()))):
         known = _keys(entry.key for entry in batch)
         listed |= known
         for entry in batch:
@@ -111,7 +111,7 @@ def _objects(before: datetime) -> Iterator[Finding]:
 def _multiparts(before: datetime) -> Iterator[Finding]:
     """Find unfinished multipart uploads that no run holds."""
     store = services().store
-    for batch in batched(_own(bucket.multiparts(store, _prefix()))):
+    for batch in batched(_only_ours(bucket.multiparts(store, _prefix()))):
         keys = [entry.key for entry in batch]
         with db.engine.connect() as connection:
             rows = {row.key: row for row in connection.execute(select(File).where(File.key.in_(keys)))}
@@ -134,7 +134,7 @@ def _prefix() -> str:
     return services().config.S3_KEY_PREFIX
 
 
-def _own(entries: Iterable[Entry]) -> Iterator[Entry]:
+def _only_ours(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Keep only the objects with names that this service makes."""
     names = ((entry, entry.key.removeprefix(_prefix())) for entry in entries)
     return (entry for entry, name in names if is_own_key(name) or name.startswith(s3_probe.NAME))

@@ -22,7 +22,7 @@ SWEEP_SECONDS = 1.0
 CLEAN_SECONDS = 10.0
 STOP_SECONDS = 10.0  # less than gunicorn's graceful_timeout
 CHORES = (
-    sweep.tell_of_spool,
+    sweep.record_spool,
     sweep.drop_spooled,
     sweep.end_lost,
     remove_erased,

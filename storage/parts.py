@@ -17,7 +17,7 @@ from storage.store import Progress, Store
 
 PART_BYTES = 32 * MIB
 MAX_PART_BYTES = 5 * 1024 * MIB
-MAX_PARTS = 1_000  # S3 takes 10,000, but some stores no more than these
+S3_MAX_PARTS = 1_000  # S3 takes 10,000, but some stores no more than these
 PARTS_AT_ONCE = 2
 
 
@@ -47,7 +47,7 @@ class PartsUpload:
         self._store = store
         self._key = key
         self._content_type = content_type
-        self.part_bytes = max(part_bytes, min(expected_bytes // MAX_PARTS + 1, MAX_PART_BYTES))
+        self.part_bytes = max(part_bytes, min(expected_bytes // S3_MAX_PARTS + 1, MAX_PART_BYTES))
         self._file = path.open("rb", buffering=0)
         self._is_complete = False
         self._sender = ThreadPoolExecutor(PARTS_AT_ONCE, "part")
@@ -75,7 +75,7 @@ class PartsUpload:
             self._next_bytes += len(piece)
             view = view[len(piece) :]
             if self._next_bytes == self.part_bytes:
-                self._give()
+                self._submit_part()
 
     def finish(self, info: ObjectInfo, on_progress: Progress) -> str:
         """Send the rest, complete the object, and verify that S3 holds exactly these bytes.
@@ -111,14 +111,14 @@ class PartsUpload:
             with suppress(StoreError):  # what S3 does not take back now, reconcile finds
                 self._store.abort_parts(self._key, begun.result())
 
-    def _read_on(self, size: int, on_progress: Progress) -> None:
+    def _catch_up(self, size: int, on_progress: Progress) -> None:
         """Feed in the bytes that `update` has not seen, at most PARTS_AT_ONCE parts ahead of the sender."""
         start = self._given + self._next_bytes
         for chunk in Section(self._file.fileno(), start, size - start).chunks():
             self.update(chunk)
             self._sent_parts(self._parts[-PARTS_AT_ONCE - 1 : -PARTS_AT_ONCE], on_progress)
 
-    def _give(self) -> Future[str]:
+    def _submit_part(self) -> Future[str]:
         if self._begun is None:
             self._begun = self._sender.submit(
                 self._store.begin_parts, self._key, self._content_type, self._features
@@ -159,8 +159,8 @@ class PartsUpload:
         return self._complete(info, on_progress)
 
     def _complete(self, info: ObjectInfo, on_progress: Progress) -> bool:
-        self._read_on(info.size, on_progress)
-        begun = self._give() if self._next_bytes or self._begun is None else self._begun
+        self._catch_up(info.size, on_progress)
+        begun = self._submit_part() if self._next_bytes or self._begun is None else self._begun
         parts = self._sent_parts(self._parts, on_progress)
         if (self._given, self._crc.text()) != (info.size, info.crc64nvme):
             raise BytesLost("The bytes were damaged after they were received.")

@@ -27,7 +27,7 @@ class SpoolRecord(db.Model):  # type: ignore[name-defined,misc]
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-def tell(spool_id: str) -> None:
+def record_use(spool_id: str) -> None:
     """Record that a process with this spool lives. A spool without its disk is not lost while its host lives.
 
     Args:

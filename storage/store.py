@@ -93,8 +93,8 @@ class Store:
                 file.seek(0)
             else:
                 body = Section(file.fileno(), 0, info.size, on_progress)
-            told = self._requests(features.unsigned_payload).put(info, body, features.put)
-            return told == info.crc64nvme and self.features.put.verifies
+            reported = self._requests(features.unsigned_payload).put(info, body, features.put)
+            return reported == info.crc64nvme and self.features.put.verifies
 
         return self.settle(info, upload, on_progress)
 
@@ -126,8 +126,8 @@ class Store:
         Raises:
             StoreError: S3 refuses.
         """
-        told = self._requests(features.unsigned_payload).complete(info, upload_id, parts, features.parts)
-        return told == info.crc64nvme and self.features.parts.verifies
+        reported = self._requests(features.unsigned_payload).complete(info, upload_id, parts, features.parts)
+        return reported == info.crc64nvme and self.features.parts.verifies
 
     def abort_parts(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload, which may be gone already.

@@ -231,10 +231,10 @@ def test_the_commands_in_a_sentence_exist(document: Path, tmp_path: Path) -> Non
         if program == "make":
             assert {word for word in words if "=" not in word} <= set(targets), rest
         else:
-            see_that_flask_knows(flask, words)
+            assert_flask_knows(flask, words)
 
 
-def see_that_flask_knows(flask: FlaskGroup, words: list[str]) -> None:
+def assert_flask_knows(flask: FlaskGroup, words: list[str]) -> None:
     """Follow the words from command to command; those behind the last are its options and values."""
     command: click.Command = flask
     with click.Context(flask, obj=ScriptInfo(create_app=flask.create_app)) as context:
@@ -281,7 +281,7 @@ def test_the_figures_of_webhooks_are_those_of_the_code() -> None:
     assert f"after {', '.join(pauses[:-1])} and {pauses[-1]}." in text
     assert f"{webhook_sender.SEND_LEASE_SECONDS:.0f} s after it was taken" in text
     assert f"within {webhook_sender.READ_SECONDS:.0f} seconds" in text
-    assert (len(webhook_sender.PAUSES), webhooks.KEEP.days) == (9, 7)  # "ten attempts", "a week"
+    assert (len(webhook_sender.PAUSES), webhooks.MESSAGES_KEPT.days) == (9, 7)  # "ten attempts", "a week"
 
 
 @pytest.mark.skipif(not NGINX, reason="NGINX IS NOT INSTALLED, so docs/deployment.md's block is not tested")

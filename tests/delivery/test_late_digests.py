@@ -90,7 +90,7 @@ def test_a_digest_that_the_request_asked_for_is_in_the_answer(
     assert web.settled(row["id"])["sha256"] == DIGEST.hexdigest()
 
 
-def see_one_message(receiver: Receiver, row: Any, sha256: str | None) -> None:
+def assert_one_message(receiver: Receiver, row: Any, sha256: str | None) -> None:
     """One message tells of the file, with its digest."""
     wait_for(lambda: told(receiver, row["id"]), what="message")
     time.sleep(1.5)  # longer than a sender's pause: no second one
@@ -111,7 +111,7 @@ def test_the_webhook_is_sent_with_the_digest_and_a_waiting_client_gets_it(web: W
     _, waited = ask(web, "GET", f"/files/{row['id']}", Prefer="wait=30")
     assert time.monotonic() - began < 20
     assert waited["sha256"] == DIGEST.hexdigest()
-    see_one_message(receiver, row, DIGEST.hexdigest())
+    assert_one_message(receiver, row, DIGEST.hexdigest())
     [message] = told(receiver, row["id"])
     assert message["data"] == web.file(row["id"])
     assert message["timestamp"] == row["updated_at"]
@@ -124,7 +124,7 @@ def test_a_kill_between_the_end_and_the_digest_costs_nothing(web: Web, receiver:
     web.wait()
     _, waited = ask(web, "GET", f"/files/{row['id']}", Prefer="wait=30")
     assert waited["sha256"] == DIGEST.hexdigest()
-    see_one_message(receiver, row, DIGEST.hexdigest())
+    assert_one_message(receiver, row, DIGEST.hexdigest())
 
 
 def stop_before_the_digest(web: Web, uri: str) -> Any:
@@ -161,7 +161,7 @@ def test_a_digest_that_nobody_can_take_holds_no_message_and_no_client(
             bucket.delete_object(Bucket=BUCKET, Key=row["key"])
         web.start()
         web.wait()
-        see_one_message(receiver, row, DIGEST.hexdigest() if is_in_s3 else None)
+        assert_one_message(receiver, row, DIGEST.hexdigest() if is_in_s3 else None)
         assert not spooled.exists()
     began = time.monotonic()
     status, waited = ask(web, "GET", f"/files/{row['id']}", Prefer="wait=2")

@@ -84,7 +84,7 @@ def ward(
         worker.stop()
 
 
-def see_nothing_in_s3(bucket: S3Client, key: str) -> None:
+def assert_nothing_in_s3(bucket: S3Client, key: str) -> None:
     assert bucket.list_objects_v2(Bucket=BUCKET, Prefix=key).get("KeyCount", 0) == 0
     uploads = bucket.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
     assert key not in [upload["Key"] for upload in uploads]
@@ -114,7 +114,7 @@ SICK = {
 def test_an_infected_file_is_stopped(ward: Ward, bucket: S3Client, mode: str, case: str) -> None:
     row = settled(ward, mode, ward.web.upload(mode, "a.bin", SICK[case]), 422)
     assert (row["upload_status"], row["error"], row["attempts"]) == ("ERROR", INFECTED, 1)
-    see_nothing_in_s3(bucket, row["key"])
+    assert_nothing_in_s3(bucket, row["key"])
 
 
 def test_an_infected_file_counts_for_its_owners_day(clamd: Clamd, env: dict[str, str]) -> None:
@@ -136,7 +136,7 @@ def test_a_retry_scans_again(ward: Ward, bucket: S3Client) -> None:
     again = ward.web.settled(row["id"])
     assert (again["upload_status"], again["error"]) == ("ERROR", INFECTED)
     assert again["updated_at"] > row["updated_at"]
-    see_nothing_in_s3(bucket, row["key"])
+    assert_nothing_in_s3(bucket, row["key"])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -156,7 +156,7 @@ def test_a_file_too_large_to_scan_is_stopped(ward: Ward, bucket: S3Client, mode:
     assert row["upload_status"] == "ERROR"
     assert "too large" in row["error"]
     assert row["attempts"] == 1
-    see_nothing_in_s3(bucket, row["key"])
+    assert_nothing_in_s3(bucket, row["key"])
 
 
 def failed_once(ward: Ward, file_id: str) -> dict[str, Any] | None:
@@ -176,7 +176,7 @@ def test_without_a_scanner_files_wait(ward: Ward, bucket: S3Client) -> None:
             row = wait_for(partial(failed_once, ward, file_id), what="failed attempt")
             assert row["upload_status"] in ("PENDING", "PROCESSING")
             assert row["error"] == failed["error"] == "The virus scanner does not answer."
-            see_nothing_in_s3(bucket, row["key"])
+            assert_nothing_in_s3(bucket, row["key"])
     finally:
         ward.clamd.start()
         ward.clamd.wait()

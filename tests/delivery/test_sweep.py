@@ -277,7 +277,7 @@ def test_a_retry_delivers_what_had_failed(failing: Flask, other: Flask) -> None:
     wait_for(lambda: found(other, file_id).upload_status == UploadStatus.COMPLETE)
     row = found(other, file_id)
     assert (row.attempts, row.error) == (1, None)
-    see_conflict(retry(other, file_id))
+    assert_conflict(retry(other, file_id))
 
 
 def test_a_retry_that_fails_again_has_a_new_window(failing: Flask) -> None:
@@ -289,7 +289,7 @@ def test_a_retry_that_fails_again_has_a_new_window(failing: Flask) -> None:
     assert row.retry_until > utcnow() + timedelta(hours=23)
 
 
-def see_conflict(answer: Any) -> None:
+def assert_conflict(answer: Any) -> None:
     assert answer.status_code == 409, answer.text
     assert answer.content_type == "application/problem+json"
 
@@ -298,18 +298,18 @@ def test_only_a_failed_file_whose_bytes_are_here_can_be_retried(failing: Flask) 
     assert retry(failing, new_id()).status_code == 404
     assert retry(failing, "no-id").status_code == 404
     pending = upload(failing)
-    see_conflict(retry(failing, pending))
+    assert_conflict(retry(failing, pending))
     assert found(failing, pending).upload_status == UploadStatus.PENDING
     file_id = failed_for_good(failing)
     (spool_of(failing) / file_id).unlink()
-    see_conflict(retry(failing, file_id))
+    assert_conflict(retry(failing, file_id))
     assert found(failing, file_id).upload_status == UploadStatus.ERROR
 
 
 def test_a_file_in_another_spool_cannot_be_retried_here(failing: Flask) -> None:
     file_id = failed_for_good(failing)
     change(failing, file_id, spool_id="elsewhere")
-    see_conflict(retry(failing, file_id))
+    assert_conflict(retry(failing, file_id))
 
 
 def cleaned(app: Flask) -> set[str]:

@@ -174,7 +174,7 @@ class Kit:
         duplicated = len(keys) - len(set(keys) & owned)
         return Result(fault, mode, len(accepted), delivered, len(accepted) - delivered, duplicated, healed)
 
-    def see_that_the_house_is_clean(self) -> None:
+    def assert_nothing_is_left(self) -> None:
         """No unfinished multipart, and nothing in the spool but the bytes of files in ERROR."""
         reconcile = [sys.executable, "-m", "flask", "--app", "app", "reconcile", "--apply", "--grace", "0"]
         report = subprocess.run(reconcile, env=self.web.env, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -167,7 +167,7 @@ def finish(
     result = kit.count(name, mode, accepted, since)
     results.append(result)
     assert (result.lost, result.duplicated) == (0, 0)
-    kit.see_that_the_house_is_clean()
+    kit.assert_nothing_is_left()
 
 
 def name_of(fault: Fault) -> str:

@@ -141,6 +141,6 @@ def test_a_soak(kit: Kit, results: list[Result]) -> None:
     results.append(result)
     print(f"memory {early.megabytes:.0f} -> {late.megabytes:.0f} MB, files {early.files} -> {late.files}")  # noqa: T201
     assert (result.lost, result.duplicated) == (0, 0)
-    kit.see_that_the_house_is_clean()
+    kit.assert_nothing_is_left()
     assert late.megabytes < early.megabytes * 1.25 + 20
     assert late.files < early.files + 30

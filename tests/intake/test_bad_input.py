@@ -60,7 +60,7 @@ def _nothing_left(live: Live) -> Iterator[None]:
     assert live.leftovers() == before
 
 
-def see_problem(answer: requests.Response, status: int, detail: str = "") -> dict[str, Any]:
+def assert_problem(answer: requests.Response, status: int, detail: str = "") -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
@@ -102,7 +102,7 @@ REFUSED_FORMS: dict[str, tuple[list[tuple[str, str | None, bytes]], int, str]] =
 def test_a_wrong_form_is_refused(live: Live, mode: str, case: str) -> None:
     parts, status, detail = REFUSED_FORMS[case]
     answer = requests.post(f"{live.web.url}/{mode}_upload", **form(*parts), timeout=20)
-    see_problem(answer, status, detail)
+    assert_problem(answer, status, detail)
 
 
 MALFORMED = {
@@ -123,28 +123,28 @@ MALFORMED = {
 def test_a_malformed_form_is_refused(live: Live, case: str) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     url = f"{live.web.url}/async_upload"
-    see_problem(requests.post(url, data=MALFORMED[case], headers=headers, timeout=20), 400)
+    assert_problem(requests.post(url, data=MALFORMED[case], headers=headers, timeout=20), 400)
 
 
 def test_an_endless_part_header_is_refused(live: Live) -> None:
     answer = requests.post(
         f"{live.web.url}/async_upload", **form(("file", "a" * 20_000 + ".txt", b"x")), timeout=20
     )
-    see_problem(answer, 413)
+    assert_problem(answer, 413)
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "multipart/mixed; boundary=b", ""])
 def test_another_content_type_is_refused(live: Live, kind: str) -> None:
     headers = {"Content-Type": kind} if kind else {}
     answer = requests.post(f"{live.web.url}/async_upload", data=b"{}", headers=headers, timeout=20)
-    see_problem(answer, 415, "multipart/form-data")
+    assert_problem(answer, 415, "multipart/form-data")
 
 
 def test_a_missing_boundary_is_refused(live: Live) -> None:
     answer = requests.post(
         f"{live.web.url}/async_upload", data=b"x", headers={"Content-Type": "multipart/form-data"}, timeout=20
     )
-    see_problem(answer, 400)
+    assert_problem(answer, 400)
 
 
 def body_of(size: int) -> bytes:
@@ -163,7 +163,7 @@ def test_one_byte_over_the_limit_is_refused(live: Live, chunked: bool) -> None:
         headers={"Content-Type": "multipart/form-data; boundary=b"},
         timeout=20,
     )
-    see_problem(answer, 413, str(LIMIT))
+    assert_problem(answer, 413, str(LIMIT))
 
 
 def test_a_huge_declared_length_is_refused_before_it_is_sent(live: Live) -> None:
@@ -178,7 +178,7 @@ def test_the_answer_reaches_a_client_that_goes_on_sending(live: Live) -> None:
         headers={"Content-Type": "multipart/form-data; boundary=b"},
         timeout=20,
     )
-    see_problem(answer, 413)
+    assert_problem(answer, 413)
 
 
 def raw(live: Live, rest: bytes, half_close: bool = True) -> bytes:
@@ -220,14 +220,14 @@ def test_a_connection_that_is_reset_leaves_nothing(live: Live) -> None:
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 def test_another_method_is_refused(live: Live, method: str) -> None:
     answer = requests.request(method, f"{live.web.url}/async_upload", timeout=20)
-    see_problem(answer, 405)
+    assert_problem(answer, 405)
     assert "POST" in answer.headers["Allow"]
 
 
 @pytest.mark.parametrize("file_id", ["0" * 32, "1", "no-id", "%00", "..%2f..%2fetc", "é" * 500])
 def test_an_unknown_id_is_not_found(live: Live, file_id: str) -> None:
-    see_problem(requests.get(f"{live.web.url}/files/{file_id}", timeout=20), 404)
+    assert_problem(requests.get(f"{live.web.url}/files/{file_id}", timeout=20), 404)
 
 
 def test_an_unknown_path_is_not_found(live: Live) -> None:
-    see_problem(requests.get(f"{live.web.url}/nothing/here", timeout=20), 404)
+    assert_problem(requests.get(f"{live.web.url}/nothing/here", timeout=20), 404)

@@ -133,7 +133,7 @@ CLIENTS = [
 ]
 
 
-def see_arrived(web: Web, answer: Answer, name: str, content: bytes = CONTENT.encode()) -> None:
+def assert_arrived(web: Web, answer: Answer, name: str, content: bytes = CONTENT.encode()) -> None:
     status, file = answer
     assert status == 202, file
     assert file["name"] == name
@@ -145,7 +145,7 @@ def see_arrived(web: Web, answer: Answer, name: str, content: bytes = CONTENT.en
 @pytest.mark.parametrize("client", CLIENTS)
 def test_every_name_arrives_as_it_is(web: Web, client: Client, tmp_path: Path) -> None:
     for name in NAMES:
-        see_arrived(web, client(f"{web.url}/async_upload", name, tmp_path), name)
+        assert_arrived(web, client(f"{web.url}/async_upload", name, tmp_path), name)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
@@ -156,7 +156,7 @@ def test_chromium_names_what_it_sends(web: Web, browser: Browser) -> None:
         page.goto(f"{web.url}/")
         for name in NAMES:
             status, file = page.evaluate(FORM_DATA, [name, CONTENT])
-            see_arrived(web, (status, file), name)
+            assert_arrived(web, (status, file), name)
     finally:
         context.close()
 
@@ -258,7 +258,7 @@ def post(web: Web, body: bytes, content_type: str, path: str = "/async_upload", 
 def test_what_others_send_arrives(web: Web, client: str) -> None:
     name, header, named, boundary = RECORDED[client]
     body = b"--" + boundary + b"\r\n" + header + b"\r\n\r\n" + CONTENT.encode() + b"\r\n--" + boundary + b"--\r\n"
-    see_arrived(web, post(web, body, f"multipart/form-data; boundary={named}"), name)
+    assert_arrived(web, post(web, body, f"multipart/form-data; boundary={named}"), name)
 
 
 FILE = b'Content-Disposition: form-data; name="file"; filename="a.txt"'

@@ -69,7 +69,7 @@ def covered(place: str) -> bytes:
     return CONTENT if place == "part" else form(CONTENT)
 
 
-def see_refusal(app: Flask, spool_dir: Path, answer: Any, detail: str) -> None:
+def assert_refusal(app: Flask, spool_dir: Path, answer: Any, detail: str) -> None:
     """400, no row, and nothing in the spool."""
     assert answer.status_code == 400, answer.text
     assert detail in answer.json["detail"]
@@ -92,7 +92,7 @@ def test_a_wrong_digest_is_refused(
     app: Flask, client: FlaskClient, spool_dir: Path, place: str, field: str
 ) -> None:
     wrong = FIELDS[field](covered(place) + b"!")
-    see_refusal(app, spool_dir, post_at(client, place, wrong), f"do not match the {wrong[0]}")
+    assert_refusal(app, spool_dir, post_at(client, place, wrong), f"do not match the {wrong[0]}")
 
 
 @pytest.mark.parametrize("mode", ["async", "celery"])
@@ -100,14 +100,14 @@ def test_a_wrong_digest_is_refused_in_every_mode(
     app: Flask, client: FlaskClient, spool_dir: Path, mode: str
 ) -> None:
     wrong = FIELDS["both algorithms"](CONTENT + b"!")
-    see_refusal(app, spool_dir, post_at(client, "part", wrong, mode=mode), "do not match")
+    assert_refusal(app, spool_dir, post_at(client, "part", wrong, mode=mode), "do not match")
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_digest_in_the_request_speaks_of_the_whole_body(
     app: Flask, client: FlaskClient, spool_dir: Path, field: str
 ) -> None:
-    see_refusal(app, spool_dir, post_at(client, "request", FIELDS[field](CONTENT)), "do not match")
+    assert_refusal(app, spool_dir, post_at(client, "request", FIELDS[field](CONTENT)), "do not match")
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -115,21 +115,21 @@ def test_of_several_algorithms_none_may_be_wrong(
     app: Flask, client: FlaskClient, spool_dir: Path, place: str
 ) -> None:
     mixed = f"{member('sha-256', covered(place))}, {member('sha-512', b'other')}"
-    see_refusal(app, spool_dir, post_at(client, place, ("Repr-Digest", mixed)), "do not match")
+    assert_refusal(app, spool_dir, post_at(client, place, ("Repr-Digest", mixed)), "do not match")
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_of_several_fields_none_may_be_wrong(app: Flask, client: FlaskClient, spool_dir: Path, place: str) -> None:
     right = ("Repr-Digest", member("sha-256", covered(place)))
     wrong = ("Content-MD5", base64_of("md5", b"other"))
-    see_refusal(app, spool_dir, post_at(client, place, right, wrong), "do not match the Content-MD5")
+    assert_refusal(app, spool_dir, post_at(client, place, right, wrong), "do not match the Content-MD5")
 
 
 def test_a_field_on_two_lines_is_read_whole(app: Flask, client: FlaskClient, spool_dir: Path) -> None:
     """RFC 9110, section 5.3: the lines of a list field are one list."""
     right = ("Repr-Digest", member("sha-256", CONTENT))
     wrong = ("Repr-Digest", member("sha-512", b"other"))
-    see_refusal(app, spool_dir, post_at(client, "part", right, wrong), "do not match")
+    assert_refusal(app, spool_dir, post_at(client, "part", right, wrong), "do not match")
 
 
 def test_a_wrong_digest_of_the_body_outweighs_a_right_one_of_the_file(
@@ -137,7 +137,7 @@ def test_a_wrong_digest_of_the_body_outweighs_a_right_one_of_the_file(
 ) -> None:
     body = form(CONTENT, ("Repr-Digest", member("sha-256", CONTENT)))
     answer = post(client, body, ("Content-Digest", member("sha-256", body + b"!")))
-    see_refusal(app, spool_dir, answer, "do not match the Content-Digest")
+    assert_refusal(app, spool_dir, answer, "do not match the Content-Digest")
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -152,7 +152,7 @@ def test_only_unknown_algorithms_are_refused(
     app: Flask, client: FlaskClient, spool_dir: Path, place: str, name: str
 ) -> None:
     answer = post_at(client, place, (name, "blake9=:AAAA:, unixsum=:AAAA:"))
-    see_refusal(app, spool_dir, answer, "no known algorithm")
+    assert_refusal(app, spool_dir, answer, "no known algorithm")
 
 
 MALFORMED = {
@@ -174,7 +174,7 @@ def test_a_malformed_dictionary_is_refused(
     app: Flask, client: FlaskClient, spool_dir: Path, place: str, name: str, case: str
 ) -> None:
     answer = post_at(client, place, (name, MALFORMED[case]))
-    see_refusal(app, spool_dir, answer, f"The {name} is malformed.")
+    assert_refusal(app, spool_dir, answer, f"The {name} is malformed.")
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -183,7 +183,7 @@ def test_a_malformed_content_md5_is_refused(
     app: Flask, client: FlaskClient, spool_dir: Path, place: str, value: str
 ) -> None:
     answer = post_at(client, place, ("Content-MD5", value))
-    see_refusal(app, spool_dir, answer, "The Content-MD5 is malformed.")
+    assert_refusal(app, spool_dir, answer, "The Content-MD5 is malformed.")
 
 
 @pytest.mark.parametrize("length", [0, 15, 31, 33])
@@ -192,7 +192,7 @@ def test_a_digest_of_the_wrong_length_is_refused(
 ) -> None:
     short = hashlib.sha512(CONTENT).digest()[:length]
     value = f"sha-256=:{base64.b64encode(short).decode()}:"
-    see_refusal(app, spool_dir, post_at(client, "part", ("Repr-Digest", value)), "do not match")
+    assert_refusal(app, spool_dir, post_at(client, "part", ("Repr-Digest", value)), "do not match")
 
 
 @pytest.mark.parametrize("size", [0, 1, 3 * MIB + 1])

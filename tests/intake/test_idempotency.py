@@ -143,7 +143,7 @@ def test_a_failed_delivery_is_answered_again(env: dict[str, str]) -> None:
         assert count_rows(app) == 1
 
 
-def see_forgotten(app: Flask, monkeypatch: pytest.MonkeyPatch, after: timedelta) -> bool:
+def assert_forgotten(app: Flask, monkeypatch: pytest.MonkeyPatch, after: timedelta) -> bool:
     """Whether all keys are forgotten after some time."""
     monkeypatch.setattr("intake.idempotency.utcnow", lambda: utcnow() + after)
     with app.app_context():
@@ -154,9 +154,9 @@ def see_forgotten(app: Flask, monkeypatch: pytest.MonkeyPatch, after: timedelta)
 def test_a_finished_key_is_forgotten_after_a_week(either: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     client = either.test_client()
     first = post(client, "k")
-    assert not see_forgotten(either, monkeypatch, timedelta(days=7))
+    assert not assert_forgotten(either, monkeypatch, timedelta(days=7))
     assert post(client, "k").json["id"] == first.json["id"]
-    assert see_forgotten(either, monkeypatch, timedelta(days=7, hours=2))
+    assert assert_forgotten(either, monkeypatch, timedelta(days=7, hours=2))
     assert post(client, "k", content=b"other").status_code == 202
     assert count_rows(either) == 2
 

@@ -67,7 +67,7 @@ def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPa
         server.stop()
 
 
-def see_kept(trip: Trip, name: str) -> None:
+def assert_kept(trip: Trip, name: str) -> None:
     assert (trip.status, trip.name) == (201, name)
     assert [content for content, _ in trip.downloads] == [CONTENT, CONTENT]
     assert [named(disposition) for _, disposition in trip.downloads] == [name, name]
@@ -179,7 +179,7 @@ def test_a_file_goes_up_and_comes_down(web: Web, send: Send, get: Get, tmp_path:
         status, file = send(f"{web.url}/normal_upload", name, tmp_path)
         assert status == 201, (name, file)
         downloads = [get(url, tmp_path) for url in contents(web, file["id"])]
-        see_kept(Trip(status, file["name"], downloads), sent(send, name))
+        assert_kept(Trip(status, file["name"], downloads), sent(send, name))
 
 
 # --- Node
@@ -205,7 +205,7 @@ def test_a_file_goes_up_and_comes_down_by_node(web: Web, node_folder: Path, way:
     result = subprocess.run(command, cwd=node_folder, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
     for name, (status, kept, downloads) in zip(NAMES, json.loads(result.stdout), strict=True):
-        see_kept(Trip(status, kept, [(base64.b64decode(body), told) for body, told in downloads]), name)
+        assert_kept(Trip(status, kept, [(base64.b64decode(body), told) for body, told in downloads]), name)
 
 
 # --- Chromium
@@ -268,7 +268,7 @@ def test_a_file_goes_up_from_chromium_and_comes_down(web: Web, browser: Browser,
                     page.evaluate("url => { location.href = url }", url)
                 body, told = download.value.path().read_bytes(), answered.value.headers["content-disposition"]
                 downloads.append((body, told))
-            see_kept(Trip(status, file["name"], downloads), name)
+            assert_kept(Trip(status, file["name"], downloads), name)
     finally:
         context.close()
 
@@ -340,4 +340,4 @@ def test_a_recorded_form_arrives_in_its_framing(web: Web, client: str) -> None:
         answer.begin()
         file = json.loads(answer.read())
     downloads = [get_by_http_client(url, Path()) for url in contents(web, file.get("id", ""))]
-    see_kept(Trip(answer.status, file.get("name", ""), downloads), name)
+    assert_kept(Trip(answer.status, file.get("name", ""), downloads), name)

@@ -60,7 +60,7 @@ def service(
     assert codes == (0, 0)
 
 
-def see_that_it_arrived(
+def assert_arrived(
     service: Service, bucket: S3Client, answer: requests.Response, name: str, content: bytes, kind: str
 ) -> dict[str, Any]:
     row = service.web.settled(answer.json()["id"])
@@ -90,7 +90,7 @@ def test_a_file_arrives(service: Service, bucket: S3Client, mode: str, case: str
     assert answer.status_code == MODES[mode], answer.text
     assert answer.headers["Location"] == f"/files/{answer.json()['id']}"
     assert answer.json()["mode"] == mode
-    see_that_it_arrived(service, bucket, answer, name, content, kind)
+    assert_arrived(service, bucket, answer, name, content, kind)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -100,7 +100,7 @@ def test_equal_names_in_the_same_instant_are_two_files(service: Service, bucket:
         answers = clients.map(lambda content: service.web.upload(mode, "same.bin", content), contents)
         pairs = list(zip(answers, contents, strict=True))
     rows = [
-        see_that_it_arrived(service, bucket, answer, "same.bin", content, "application/octet-stream")
+        assert_arrived(service, bucket, answer, "same.bin", content, "application/octet-stream")
         for answer, content in pairs
     ]
     assert len({row["key"] for row in rows}) == len(contents)

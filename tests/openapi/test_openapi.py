@@ -22,7 +22,7 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from access.keys import create_key
-from openapi import components
+from openapi import components, document
 from tests.conftest import running_app
 from tests.kit.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
@@ -248,3 +248,18 @@ def test_the_document_can_be_read_by_people(client: FlaskClient) -> None:
     for operations in client.application.extensions["openapi"]["paths"].values():
         for operation in operations.values():
             assert f'id="{operation["operationId"]}"' in page.text
+
+
+def test_a_mistyped_field_of_a_docstring_stops_the_start() -> None:
+    app = Flask(__name__)
+
+    @app.post("/mistyped")
+    def mistyped() -> str:
+        """Upload a file.
+        ---
+        post: {operationId: mistyped, tags: [Upload], x-uplaod: true, responses: {200: Index}}
+        """
+        return ""
+
+    with pytest.raises(ValueError, match="mistyped: .*x-uplaod"):
+        document.build(app)

@@ -146,7 +146,7 @@ def named(answer: bytes) -> dict[str, str]:
     return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
 
 
-def see_refused(answer: bytes, status: int) -> dict[str, Any]:
+def assert_refused(answer: bytes, status: int) -> dict[str, Any]:
     """See that an answer is one problem, and the last on its connection."""
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer[:300]
     fields = named(answer)
@@ -260,7 +260,7 @@ def left(live: Live) -> tuple[int, list[str]]:
 def test_malformed_chunks_are_the_clients_fault(free: Live, framing: str) -> None:
     before = left(free)
     for start in (b"", CHUNK):
-        see_refused(free.say(free.upload(start + FRAMINGS[framing], "Transfer-Encoding: chunked")), 400)
+        assert_refused(free.say(free.upload(start + FRAMINGS[framing], "Transfer-Encoding: chunked")), 400)
     assert left(free) == before
     assert "Traceback" not in free.web.text()
 
@@ -268,14 +268,14 @@ def test_malformed_chunks_are_the_clients_fault(free: Live, framing: str) -> Non
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_body_that_breaks_off_in_its_framing_is_the_clients_fault(free: Live, cut: bytes) -> None:
     before = left(free)
-    see_refused(free.say(free.upload(cut, "Transfer-Encoding: chunked"), hang_up=True), 400)
+    assert_refused(free.say(free.upload(cut, "Transfer-Encoding: chunked"), hang_up=True), 400)
     assert left(free) == before
     assert "Traceback" not in free.web.text()
 
 
 def test_a_body_in_another_coding_is_refused_and_told_why(live: Live) -> None:
     answer = live.say(live.upload(b"", "Content-Encoding: gzip", "Content-Length: 1000"))
-    assert "Content-Encoding" in see_refused(answer, 415)["detail"]
+    assert "Content-Encoding" in assert_refused(answer, 415)["detail"]
     assert named(answer)["accept-encoding"] == "identity"
     whole = (PART % b"a.txt") + b"x\r\n--b--\r\n"
     taken = live.upload(whole, "Content-Encoding: identity", f"Content-Length: {len(whole)}", "Connection: close")
@@ -303,7 +303,7 @@ def test_a_body_in_another_coding_is_refused_and_told_why(live: Live) -> None:
 def test_what_the_server_refuses_itself_is_a_problem_too(
     live: Live, request_line: str, fields: str, status: int
 ) -> None:
-    see_refused(live.say(f"{request_line}\r\n{fields}\r\n".encode(), pause=0), status)
+    assert_refused(live.say(f"{request_line}\r\n{fields}\r\n".encode(), pause=0), status)
 
 
 def test_http_1_0_needs_no_host(live: Live) -> None:
@@ -332,12 +332,12 @@ def test_who_waits_for_100_continue_is_refused_at_once(live: Live, name: str) ->
     case = CASES[name]
     fields = {"Host": "x", "Expect": "100-continue", "Content-Length": str(case.size), **live.headers(case)}
     head = "".join(f"{field}: {value}\r\n" for field, value in fields.items())
-    see_refused(live.say(f"POST {case.path} HTTP/1.1\r\n{head}\r\n".encode()), case.status)
+    assert_refused(live.say(f"POST {case.path} HTTP/1.1\r\n{head}\r\n".encode()), case.status)
 
 
 def test_without_a_boundary_nothing_is_asked_for(live: Live) -> None:
     asked = live.upload(b"", "Expect: 100-continue", "Content-Length: 1000").replace(b"; boundary=b", b"")
-    see_refused(live.say(asked), 400)
+    assert_refused(live.say(asked), 400)
 
 
 @pytest.mark.parametrize("sends", ["at once", "when told"])
@@ -395,7 +395,7 @@ def test_a_failure_of_ours_is_a_problem_that_is_counted_and_closes(env: dict[str
             with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
                 client.sendall(f"GET /{name}?token=hush HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 answer = b"".join(iter(lambda: client.recv(65536), b""))
-            see_refused(answer, 500)
+            assert_refused(answer, 500)
             assert named(answer)["x-request-id"] in web.text()
         counted = requests.get(f"{web.url}/metrics", timeout=10).text
         assert 'ferryman_errors_total{cause="Unexpected"} 3.0' in counted

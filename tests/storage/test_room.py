@@ -100,13 +100,13 @@ def form(size: int) -> BytesIO:
     return BytesIO(HEAD + b"x" * size + TAIL)
 
 
-def see_busy(answer: Any) -> None:
+def assert_busy(answer: Any) -> None:
     assert answer.status_code == 503, answer.text
     assert int(answer.headers["Retry-After"]) > 0
     assert answer.content_type == "application/problem+json"
 
 
-def see_nothing_kept(app: Flask, rows: int = 0) -> None:
+def assert_nothing_kept(app: Flask, rows: int = 0) -> None:
     spool = app.extensions["ferryman"].spool
     assert len(os.listdir(spool.folder)) == rows + 1, os.listdir(spool.folder)
     with app.app_context():
@@ -122,8 +122,8 @@ def small(env: dict[str, str]) -> Iterator[Flask]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_does_not_fit_the_spool_is_refused_unread(small: Flask, mode: str) -> None:
-    see_busy(upload(small.test_client(), mode, ROOM + 1))
-    see_nothing_kept(small)
+    assert_busy(upload(small.test_client(), mode, ROOM + 1))
+    assert_nothing_kept(small)
     assert upload(small.test_client(), mode).status_code == MODES[mode]
 
 
@@ -132,7 +132,7 @@ def test_a_full_spool_takes_again_once_it_is_emptied(small: Flask) -> None:
     waiting = upload(client, "celery", ROOM - 1000)
     assert waiting.status_code == 202
     wait_for(lambda: upload(client, "celery", 2000).status_code == 503)
-    see_busy(upload(client, "celery", 2000))
+    assert_busy(upload(client, "celery", 2000))
     with small.app_context():
         deliver(waiting.json["id"])
     wait_for(lambda: upload(client, "celery", 2000).status_code == 202, 5)
@@ -140,8 +140,8 @@ def test_a_full_spool_takes_again_once_it_is_emptied(small: Flask) -> None:
 
 @pytest.mark.parametrize("size", [2 * ROOM, 20 * ROOM])
 def test_what_outgrows_the_spool_while_it_streams_is_refused(small: Flask, size: int) -> None:
-    see_busy(upload_chunked(small.test_client(), "async", form(size)))
-    see_nothing_kept(small)
+    assert_busy(upload_chunked(small.test_client(), "async", form(size)))
+    assert_nothing_kept(small)
     assert upload(small.test_client(), "async").status_code == 202
 
 
@@ -230,17 +230,17 @@ def test_a_disk_that_fills_up_in_mid_upload_leaves_nothing(on_disk: Flask, disk:
         f"/{mode}_upload", input_stream=Filling(body, disk), content_type=FORM, content_length=len(body)
     )
     assert (disk / "rest").exists()
-    see_busy(answer)
-    see_nothing_kept(on_disk)
+    assert_busy(answer)
+    assert_nothing_kept(on_disk)
     (disk / "rest").unlink()
     assert upload(on_disk.test_client(), mode, size).status_code == MODES[mode]
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_body_larger_than_the_disk_leaves_nothing(on_disk: Flask, mode: str) -> None:
-    see_busy(upload_chunked(on_disk.test_client(), mode, form(DISK + MIB)))
-    see_nothing_kept(on_disk)
-    see_busy(upload(on_disk.test_client(), mode, DISK + MIB))
+    assert_busy(upload_chunked(on_disk.test_client(), mode, form(DISK + MIB)))
+    assert_nothing_kept(on_disk)
+    assert_busy(upload(on_disk.test_client(), mode, DISK + MIB))
     assert upload(on_disk.test_client(), mode).status_code == MODES[mode]
 
 
@@ -258,9 +258,9 @@ def test_a_full_pool_refuses_async_uploads_only_and_recovers(narrow: Flask, prox
     first = upload(client, "async")
     assert first.status_code == 202
     started = time.monotonic()
-    see_busy(upload(client, "async"))
+    assert_busy(upload(client, "async"))
     assert time.monotonic() - started < 1
-    see_nothing_kept(narrow, rows=1)
+    assert_nothing_kept(narrow, rows=1)
     assert upload(client, "celery").status_code == 202
     with ThreadPoolExecutor() as others:
         normal = others.submit(upload, narrow.test_client(), "normal")
