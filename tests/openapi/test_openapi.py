@@ -261,5 +261,5 @@ def test_a_mistyped_field_of_a_docstring_stops_the_start() -> None:
         """
         return ""
 
-    with pytest.raises(ValueError, match="mistyped: .*x-uplaod"):
+    with pytest.raises(ValueError, match="x-uplaod"):
         document.build(app)
