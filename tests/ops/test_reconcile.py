@@ -360,7 +360,7 @@ def test_readback_does_not_put_damaged_bytes(readback: Flask) -> None:
     crc.update(b"right")
     info = ObjectInfo(readback.extensions["ferryman"].config.S3_KEY_PREFIX + "x", "text/plain", 5, crc.text())
     store = readback.extensions["ferryman"].store
-    with pytest.raises(StoreError, match="other bytes"):
+    with pytest.raises(StoreError, match="different bytes"):
         store.put(BytesIO(b"wrong"), info)
     assert not store.holds(info)
 
