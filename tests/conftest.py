@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -19,6 +19,7 @@ from config import Config
 from core.database import db
 from storage.store import Store
 from tests.kit.browser import launch
+from tests.kit.damaging_proxy import DamagingProxy
 from tests.kit.proxy import Proxy
 from tests.kit.stack import PostgresServer, RedisServer, S3Server
 
@@ -160,6 +161,13 @@ def s3_link(s3: S3Server) -> Iterator[Proxy]:
     proxy = Proxy(s3.port)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def damaging_proxy(s3: S3Server) -> Iterator[DamagingProxy]:
+    """A way to S3 that can fall silent."""
+    with closing(DamagingProxy(s3.port)) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="module")

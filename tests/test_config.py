@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 
 from config import Config, ConfigError
+from tests.kit.settings import READ_BY_CLIENT, READ_BY_OTHERS
 from tests.kit.stack import ROOT
 
 NEEDED = {"S3_BUCKET_NAME": "bucket"}
-READ_BY_OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT"}
-READ_BY_COMPOSE = {"POSTGRES_PASSWORD"}
-READ_BY_CLIENT = {"FERRYMAN_URL", "FERRYMAN_KEY"}
-READ_BY_OTHERS = READ_BY_OPENTELEMETRY | READ_BY_COMPOSE | READ_BY_CLIENT
 
 
 def test_only_the_bucket_is_needed() -> None:

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
-from textwrap import dedent
-from typing import Any, NamedTuple
 
 import click
 import pytest
@@ -27,15 +25,13 @@ from core import errors
 from delivery import lease
 from events import webhook_sender, webhooks
 from ferryman.client import File
+from tests.kit.documents import NO_TEST, RUN, fences, prose
 from tests.kit.ports import free_port
+from tests.kit.programs import NGINX
 from tests.kit.stack import ROOT, wait_for
-from tests.ops.test_slow_clients import NGINX
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^( *)```(\w*) *(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!http|mailto|#)([^)#]+)(?:#([^)]+))?\)")
-NO_TEST = "no-test: "
-RUN = ("sh", "python")
 READ = ("json", "dotenv", "text", "mermaid", "nginx", "ini")
 PROGRAMS = "aws|cat|celery|cp|curl|docker|echo|export|flask|gunicorn|kill|make|openssl|pg_dump|pip|psql|python3?"
 COMMAND = re.compile(rf"^\s*[$#>]?\s*(\w+=\S+ )*(\.venv/bin/|sudo )?({PROGRAMS}) ", re.MULTILINE)
@@ -54,29 +50,6 @@ NEWCOMERS = {
 SAMPLES = {"report.pdf": b"%PDF-1.7\n" + bytes(200_000), "photo.png": b"\x89PNG\r\n\x1a\n" + bytes(5000)}
 SAMPLES["data.csv"] = b"name,size\na,1\nb,2\n"
 SCRIPT_SECONDS = 90
-
-
-class Fence(NamedTuple):
-    """A block of a document: its language, what stands behind that, and its text."""
-
-    language: str
-    note: str
-    text: str
-
-    @property
-    def runs(self) -> bool:
-        """Whether a reader types it in, or Python does."""
-        return self.language in RUN and not self.note.startswith(NO_TEST)
-
-
-def fences(document: Path) -> list[Fence]:
-    found = FENCE.findall(document.read_text())
-    return [Fence(language, note.strip(), dedent(text)) for _, language, note, text in found]
-
-
-def prose(document: Path) -> str:
-    """A document without its blocks."""
-    return FENCE.sub("", document.read_text())
 
 
 def script(document: Path, folder: Path) -> str:
@@ -265,13 +238,6 @@ def test_the_json_in_a_block_is_json_and_a_file_has_all_its_fields(document: Pat
             shown = json.loads(fence.text)
             shown = shown.get("data", shown)
             assert "upload_status" not in shown or tuple(shown) == File._fields
-
-
-def json_of(document: str, mark: str) -> Any:
-    """The one JSON block of a document that has this in it."""
-    found = [fence.text for fence in fences(ROOT / "docs" / document) if fence.language == "json"]
-    [text] = [text for text in found if mark in text]
-    return json.loads(text)
 
 
 def test_the_figures_of_webhooks_are_those_of_the_code() -> None:

@@ -14,9 +14,8 @@ import pytest
 from config import Config
 from core.errors import BytesLost, InvalidUpload, StoreError
 from file import adopt_file, media_type, process_file_to_stream, rename_file, upload_file, upload_file_from_stream
-from storage.s3.requests import ObjectInfo
-from storage.spool import Spool
 from storage.store import Store
+from tests.kit.objects import info_of
 from tests.kit.stack import S3Server
 
 KEY = re.compile(r"\d{14}--[A-Za-z0-9._-]{1,100}-[0-9a-f]{16}\.[a-z0-9_.-]{1,16}", re.ASCII)
@@ -115,13 +114,6 @@ def test_a_stream_for_celery_is_base64_text(spooled: Path) -> None:
 @pytest.fixture
 def store(s3: S3Server) -> Store:
     return Store(Config.from_mapping(s3.settings))
-
-
-def info_of(content: bytes, tmp_path: Path) -> ObjectInfo:
-    with Spool(tmp_path / "spool").receive("0" * 32) as incoming:
-        incoming.write(content)
-        incoming.discard()
-        return ObjectInfo(rename_file("a.bin"), "text/x-test", incoming.size, incoming.crc64nvme)
 
 
 def test_upload_file_uploads_and_closes(store: Store, spooled: Path, tmp_path: Path) -> None:

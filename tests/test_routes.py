@@ -17,6 +17,7 @@ from redis import Redis
 from app import create_app
 from delivery.queue import spool_queue
 from tests.kit.stack import RedisServer, S3Server, wait_for
+from tests.kit.uploads import read, upload
 
 INLINE = 1000
 
@@ -26,18 +27,10 @@ def env(env: dict[str, str]) -> dict[str, str]:
     return {**env, "CELERY_INLINE_MAX_BYTES": str(INLINE)}
 
 
-def read(client: FlaskClient, path: str) -> Any:
-    return client.get(path).json
-
-
-def upload(client: FlaskClient, mode: str, content: bytes = b"hello", name: str = "hello.txt") -> Any:
-    return client.post(f"/{mode}_upload", data={"file": (BytesIO(content), name)})
-
-
 def test_the_index_names_every_endpoint(app: Flask, client: FlaskClient) -> None:
     endpoints = read(client, "/")["endpoints"]
     listed = {entry.split()[1].replace("{file_id}", "<file_id>") for entry in endpoints}
-    rules = {rule.rule for rule in app.url_map.iter_rules()} - {"/", "/static/<path:filename>"}
+    rules = {rule.rule for rule in app.url_map.iter_rules()} - {"/static/<path:filename>"}
     assert listed == rules
 
 
@@ -66,7 +59,7 @@ def test_the_name_stays_as_it_was_sent(client: FlaskClient, name: str) -> None:
 
 
 def test_the_file_is_the_same_everywhere(client: FlaskClient) -> None:
-    answer = upload(client, "async")
+    answer = upload(client, "async", name="hello.txt")
     assert answer.json["url"] is None
     wait_for(lambda: read(client, answer.headers["Location"])["upload_status"] == "COMPLETE")
     row = read(client, answer.headers["Location"])
@@ -102,7 +95,7 @@ def test_a_file_is_delivered_when_its_client_has_the_answer(app: Flask) -> None:
 
 def test_a_small_file_travels_in_its_message_encoded_once(client: FlaskClient, redis: Redis) -> None:
     content = b"\xff" * INLINE
-    answer = upload(client, "celery", content)
+    answer = upload(client, "celery", content, "hello.txt")
     assert answer.status_code == 202
     [message] = queued(redis, "ferryman")
     body = json.loads(json.loads(message)["body"])
@@ -129,7 +122,7 @@ def test_readiness_is_told_part_by_part(client: FlaskClient) -> None:
         "checks": {"database": "ok", "bucket": "ok", "broker": "ok", "spool": "ok", "loops": "ok"},
         "oldest_undelivered_seconds": None,
     }
-    upload(client, "celery")
+    upload(client, "celery", name="hello.txt")
     assert 0 <= read(client, "/readyz")["oldest_undelivered_seconds"] < 10
     assert read(client, "/healthz") == {"status": "alive"}
 

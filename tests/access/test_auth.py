@@ -17,6 +17,7 @@ from access import throttle
 from access.keys import METRICS, all_keys, create_key, revoke_key
 from tests.conftest import running_app
 from tests.kit.stack import RedisServer, wait_for
+from tests.kit.uploads import upload
 
 NO_SUCH_ID = "0" * 32
 PUBLIC = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>"}
@@ -52,11 +53,6 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def upload(client: FlaskClient, key: str, mode: str = "async", **headers: str) -> Any:
-    form = {"file": (BytesIO(b"hello"), "a.txt")}
-    return client.post(f"/{mode}_upload", data=form, headers={**bearer(key), **headers})
-
-
 def routes(app: Flask) -> list[tuple[str, str]]:
     """Every verb of every address."""
     return sorted((rule.rule, verb) for rule in app.url_map.iter_rules() for verb in rule.methods or ())
@@ -77,7 +73,7 @@ def test_without_a_right_key_nothing_opens_but_what_is_public(
     app: Flask, client: FlaskClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttle, "FAILURES_PER_WINDOW", 10_000)
-    file_id = upload(client, keys.alice).json["id"]
+    file_id = upload(client, "async", headers=bearer(keys.alice)).json["id"]
     attempts = {
         "no key": {},
         "empty": {"Authorization": ""},
@@ -105,7 +101,7 @@ def test_without_a_right_key_nothing_opens_but_what_is_public(
 
 
 def test_a_key_opens_what_it_is_for_and_nothing_else(app: Flask, client: FlaskClient, keys: Keys) -> None:
-    file_id = upload(client, keys.alice).json["id"]
+    file_id = upload(client, "async", headers=bearer(keys.alice)).json["id"]
     for rule, verb in routes(app):
         if is_public(rule, verb):
             continue
@@ -117,7 +113,7 @@ def test_a_key_opens_what_it_is_for_and_nothing_else(app: Flask, client: FlaskCl
 
 
 def test_a_strangers_file_is_like_one_that_does_not_exist(app: Flask, client: FlaskClient, keys: Keys) -> None:
-    file_id = upload(client, keys.alice).json["id"]
+    file_id = upload(client, "async", headers=bearer(keys.alice)).json["id"]
     tried = 0
     for rule, verb in routes(app):
         if "<file_id>" not in rule or verb == "OPTIONS":
@@ -135,7 +131,7 @@ def test_a_strangers_file_is_like_one_that_does_not_exist(app: Flask, client: Fl
 
 
 def test_a_strangers_file_takes_as_long_as_one_that_does_not_exist(client: FlaskClient, keys: Keys) -> None:
-    file_id = upload(client, keys.alice).json["id"]
+    file_id = upload(client, "async", headers=bearer(keys.alice)).json["id"]
     times: dict[str, list[float]] = {file_id: [], NO_SUCH_ID: []}
     for _ in range(150):
         for address, taken in times.items():
@@ -149,26 +145,26 @@ def test_a_strangers_file_takes_as_long_as_one_that_does_not_exist(client: Flask
 def test_keys_of_one_owner_see_the_same_files(app: Flask, client: FlaskClient, keys: Keys) -> None:
     with app.app_context():
         second = create_key("alice")
-    file_id = upload(client, keys.alice).json["id"]
+    file_id = upload(client, "async", headers=bearer(keys.alice)).json["id"]
     assert client.get(f"/files/{file_id}", headers=bearer(second)).status_code == 200
 
 
 def test_equal_idempotency_keys_of_two_owners_are_two(client: FlaskClient, keys: Keys) -> None:
-    first = upload(client, keys.alice, **{"Idempotency-Key": "k"}).json["id"]
-    assert upload(client, keys.alice, **{"Idempotency-Key": "k"}).json["id"] == first
-    assert upload(client, keys.bob, **{"Idempotency-Key": "k"}).json["id"] != first
+    first = upload(client, "async", headers=bearer(keys.alice) | {"Idempotency-Key": "k"}).json["id"]
+    assert upload(client, "async", headers=bearer(keys.alice) | {"Idempotency-Key": "k"}).json["id"] == first
+    assert upload(client, "async", headers=bearer(keys.bob) | {"Idempotency-Key": "k"}).json["id"] != first
 
 
 def test_a_lost_key_is_replaced_by_the_command_line(app: Flask, client: FlaskClient) -> None:
     run = app.test_cli_runner()
     key = run.invoke(args=["keys", "create", "carol"]).output.strip()
-    assert upload(client, key).status_code == 202
+    assert upload(client, "async", headers=bearer(key)).status_code == 202
     listed = run.invoke(args=["keys", "list"]).output
     assert "carol" in listed
     assert key.split("_")[1] in listed
     assert key.split("_", 2)[2] not in listed
     assert run.invoke(args=["keys", "revoke", key.split("_")[1]]).exit_code == 0
-    assert upload(client, key).status_code == 401
+    assert upload(client, "async", headers=bearer(key)).status_code == 401
     assert run.invoke(args=["keys", "revoke", key.split("_")[1]]).exit_code == 1
     for bad in ("", " ", "anonymous", "x" * 65, "a\tb"):
         assert run.invoke(args=["keys", "create", bad]).exit_code == 2, bad

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flask import Flask
 
-from tests.intake.test_bad_input import body_of
+from tests.kit.forms import body_of
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from models import File
 from tests.conftest import running_app
 from tests.kit.ports import free_port
 from tests.kit.stack import RedisServer, Web, wait_for
+from tests.kit.uploads import upload
 
 SIZE = 10_000
 BODY = SIZE + 300  # with the form around it
@@ -48,10 +49,6 @@ def make(env: dict[str, str], redis_server: RedisServer) -> Iterator[MAKE]:
 
     with running:
         yield made
-
-
-def upload(client: FlaskClient, mode: str = "celery", size: int = SIZE) -> Any:
-    return client.post(f"/{mode}_upload", data={"file": (BytesIO(b"x" * size), "a.txt")})
 
 
 def used(app: Flask) -> int:
@@ -97,22 +94,22 @@ def test_processes_count_together_and_alone_when_redis_is_away(
         server.kill()
         assert one.get("/files").status_code == 200
         assert left(one) > 15
-        assert upload(one).status_code == 202
+        assert upload(one, content=b"x" * SIZE).status_code == 202
     finally:
         server.kill()
 
 
 def test_bytes_in_a_day(make: MAKE) -> None:
     client = make(KEY_BYTES_PER_DAY=str(2 * BODY))
-    assert [upload(client).status_code for _ in range(3)] == [202, 202, 429]
-    answer = upload(client)
+    assert [upload(client, content=b"x" * SIZE).status_code for _ in range(3)] == [202, 202, 429]
+    answer = upload(client, content=b"x" * SIZE)
     assert 0 < int(answer.headers["Retry-After"]) <= 24 * 3600 + 1
     assert used(client.application) == 2 * SIZE
     assert reserved(client.application) == 0
     with client.application.app_context():
         db.session.execute(update(Account).values(day=utcnow().date() - timedelta(days=1)))
         db.session.commit()
-    assert upload(client).status_code == 202
+    assert upload(client, content=b"x" * SIZE).status_code == 202
     assert used(client.application) == SIZE
 
 
@@ -142,11 +139,11 @@ def test_a_body_of_unknown_length_is_refused_where_bytes_are_counted(make: MAKE)
 
 def test_files_in_flight(make: MAKE) -> None:
     client = make(KEY_FILES_IN_FLIGHT="2")  # no worker runs, so what goes by celery stays in flight
-    answers = [upload(client) for _ in range(3)]
+    answers = [upload(client, content=b"x" * SIZE) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [202, 202, 429]
     assert answers[2].headers["Retry-After"]
     assert client.delete(answers[0].headers["Location"]).status_code == 204
-    assert upload(client).status_code == 202
+    assert upload(client, content=b"x" * SIZE).status_code == 202
 
 
 def post_to(web: Web, headers: dict[str, str], _: int) -> int:
@@ -200,13 +197,13 @@ def test_a_crash_gives_the_reservation_back(env: dict[str, str], make: MAKE, tmp
             )
             stuck.sendall(f"{head}\r\nAuthorization: {key}\r\nContent-Length: {BODY}\r\n\r\n--b\r\n".encode())
             wait_for(lambda: reserved(client.application) == 1)
-            assert upload(client).status_code == 429
+            assert upload(client, content=b"x" * SIZE).status_code == 429
             web.kill()
     finally:
         web.kill()
-    wait_for(lambda: upload(client).status_code == 202, 10)
+    wait_for(lambda: upload(client, content=b"x" * SIZE).status_code == 202, 10)
 
 
 def test_without_keys_nothing_is_counted(env: dict[str, str], make: MAKE) -> None:
     client = make(AUTH="open", KEY_BYTES_PER_DAY="1", KEY_FILES_IN_FLIGHT="1", KEY_REQUESTS_PER_MINUTE="1")
-    assert [upload(client).status_code for _ in range(3)] == [202] * 3
+    assert [upload(client, content=b"x" * SIZE).status_code for _ in range(3)] == [202] * 3

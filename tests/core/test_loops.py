@@ -17,8 +17,8 @@ from flask import Flask
 from sqlalchemy.exc import OperationalError
 
 from core.background import Loop, for_each
-from tests.core.test_metrics import parsed
 from tests.kit.proxy import Link, Proxy
+from tests.kit.samples import parsed
 from tests.kit.stack import BUCKET, RedisServer, S3Server, Web, wait_for
 
 if TYPE_CHECKING:

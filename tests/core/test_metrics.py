@@ -13,24 +13,13 @@ from pathlib import Path
 import pytest
 import requests
 from flask import Flask
-from prometheus_client.parser import text_string_to_metric_families
 
 from core.errors import StoreError
 from core.metrics import Metrics
 from tests.conftest import running_app
 from tests.kit.ports import free_port
+from tests.kit.samples import Samples, parsed
 from tests.kit.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
-
-Samples = dict[tuple[str, str], float]
-
-
-def parsed(text: str) -> Samples:
-    """Every sample by its name and the values of its labels."""
-    return {
-        (sample.name, ",".join(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 @pytest.fixture(scope="module")

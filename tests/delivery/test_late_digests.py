@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tasks import AHEAD_BYTES
-from tests.events.test_webhooks import SECRET, Receiver
+from tests.kit.receiver import SECRET, Receiver
 from tests.kit.stack import BUCKET, PostgresServer, S3Server, Web, wait_for
 
 if TYPE_CHECKING:

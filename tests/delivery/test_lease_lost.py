@@ -13,8 +13,8 @@ import requests
 from sqlalchemy import create_engine, text
 
 from config import MIB
-from tests.core.test_metrics import parsed
 from tests.kit.proxy import Link, Proxy
+from tests.kit.samples import parsed
 from tests.kit.stack import RedisServer, S3Server, Web, wait_for
 
 THIEF = "f" * 32

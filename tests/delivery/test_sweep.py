@@ -24,13 +24,12 @@ from delivery.sweep import sweep
 from models import File, UploadStatus
 from ops.sweeper import Sweeper, clean
 from tests.conftest import running_app
+from tests.kit.damaging_proxy import DamagingProxy
 from tests.kit.stack import BUCKET, wait_for
-from tests.storage.test_room import Proxy, proxy
+from tests.kit.uploads import accepted
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-
-__all__ = ["proxy"]  # a fixture
 
 CLOSED = "http://127.0.0.1:9"
 LEASE = 30
@@ -38,9 +37,7 @@ LEASE = 30
 
 def upload(app: Flask, mode: str = "celery") -> str:
     """Have a file accepted; in celery mode it waits, for there is no worker."""
-    answer: Any = app.test_client().post(f"/{mode}_upload", data={"file": (BytesIO(b"hello"), "a.txt")})
-    assert answer.status_code == 202, answer.text
-    return str(answer.json["id"])
+    return str(accepted(app.test_client(), mode)["id"])
 
 
 def found(app: Flask, file_id: str) -> FileRow:
@@ -387,17 +384,22 @@ def test_cleaning_leaves_an_upload_alone_that_is_arriving(app: Flask) -> None:
 
 
 @pytest.fixture
-def stuck(env: dict[str, str], proxy: Proxy) -> Iterator[Flask]:
+def stuck(env: dict[str, str], damaging_proxy: DamagingProxy) -> Iterator[Flask]:
     """An app with one thread, and an S3 that takes connections and says nothing until the proxy flows."""
-    settings = {**env, "S3_ENDPOINT_URL": proxy.url, "UPLOAD_THREADS": "1", "S3_KEY_PREFIX": f"{uuid4().hex}/"}
+    settings = {**env, "S3_ENDPOINT_URL": damaging_proxy.url, "UPLOAD_THREADS": "1"}
+    settings["S3_KEY_PREFIX"] = f"{uuid4().hex}/"
     with running_app(settings) as app:
-        proxy.flowing.clear()
+        damaging_proxy.flowing.clear()
         yield app
-        proxy.flowing.set()
+        damaging_proxy.flowing.set()
 
 
 def test_a_stop_gives_back_what_runs_and_what_waits(
-    stuck: Flask, proxy: Proxy, env: dict[str, str], bucket: S3Client, monkeypatch: pytest.MonkeyPatch
+    stuck: Flask,
+    damaging_proxy: DamagingProxy,
+    env: dict[str, str],
+    bucket: S3Client,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running, waiting = upload(stuck, "async"), upload(stuck, "async")
     wait_for(lambda: found(stuck, running).upload_status == UploadStatus.PROCESSING)
@@ -413,7 +415,7 @@ def test_a_stop_gives_back_what_runs_and_what_waits(
         rows = [found(next_process, file_id) for file_id in (running, waiting)]
         assert [row.upload_status for row in rows] == [UploadStatus.COMPLETE] * 2
         assert [row.attempts for row in rows] == [2, 1]
-    proxy.flowing.set()
+    damaging_proxy.flowing.set()
     wait_for(lambda: stuck.extensions["ferryman"].pool.held == 0)
     assert [found(stuck, row.id).updated_at for row in rows] == [row.updated_at for row in rows]
     listing = bucket.list_objects_v2(Bucket=BUCKET, Prefix=config.S3_KEY_PREFIX)

@@ -31,6 +31,7 @@ from tests.kit.ports import free_port
 from tests.kit.proxy import Link, Proxy
 from tests.kit.stack import RedisServer, S3Server, Web, Worker, wait_for
 from tests.kit.stack import Service as BareService
+from tests.kit.uploads import accepted
 from tests.kit.watchers import Watcher, attend
 
 LIFE = ["PENDING", "PROCESSING", "COMPLETE"]
@@ -111,7 +112,7 @@ def test_the_stream_of_a_file_begins_with_what_it_is_and_ends_with_it(service: S
 def test_what_a_file_is_comes_first_also_where_the_log_is_not_read_that_far(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = upload(client, "normal")
+    row = accepted(client, "normal")
     with app.app_context():
         number = event_log.newest()
     read_up_to = number - 2
@@ -227,7 +228,7 @@ def test_too_many_watchers_are_refused_and_take_no_thread(
     refused = client.get("/events")
     assert (refused.status_code, refused.content_type) == (503, "application/problem+json")
     assert refused.headers["Retry-After"]
-    row = upload(client)
+    row = accepted(client)
     began = time.monotonic()
     answer = client.get(f"/files/{row['id']}", headers={"Prefer": "wait=5"})
     assert (answer.status_code, time.monotonic() - began < 2) == (200, True)
@@ -315,10 +316,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- waiting
 
 
-def upload(client: FlaskClient, mode: str = "celery") -> Any:
-    return client.post(f"/{mode}_upload", data={"file": (BytesIO(b"hello"), "a.txt")}).json
-
-
 def test_a_status_is_awaited(service: Service) -> None:
     row = service.web.upload("celery", "a.txt", b"hello").json()
     while row["upload_status"] != "COMPLETE":
@@ -335,7 +332,7 @@ def test_a_status_is_awaited(service: Service) -> None:
 def test_waiting_ends_when_nothing_happens(
     client: FlaskClient, preference: str, shortest: float, longest: float
 ) -> None:
-    row = upload(client)
+    row = accepted(client)
     began = time.monotonic()
     answer: Any = client.get(f"/files/{row['id']}", headers={"Prefer": preference})
     assert shortest <= time.monotonic() - began < longest + 1.5
@@ -343,7 +340,7 @@ def test_waiting_ends_when_nothing_happens(
 
 
 def test_what_the_client_does_not_know_yet_is_told_at_once(client: FlaskClient) -> None:
-    row = upload(client)
+    row = accepted(client)
     began = time.monotonic()
     headers = {"Prefer": "wait=10", "If-None-Match": '"other"'}
     assert client.get(f"/files/{row['id']}", headers=headers).status_code == 200

@@ -7,14 +7,13 @@ import hashlib
 import hmac
 import json
 import socket
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,54 +34,11 @@ from events import webhook_sender, webhooks
 from events.webhook_sender import Sender
 from models import File
 from tests.conftest import running_app
+from tests.kit.receiver import KEY, SECRET, TOKEN, Behaviour, Receiver
 from tests.kit.stack import PostgresServer, Service, Web, wait_for
 
-KEY = base64.b64encode(b"a secret of some thirty-two bytes").decode()
-SECRET = f"whsec_{KEY}"
 OTHER_SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
-TOKEN = "the-address-is-a-secret-too"
 MANY = 100
-
-
-Behaviour = Callable[[BaseHTTPRequestHandler], None]
-
-
-class Receiver:
-    """A small real receiver, which answers as it is told, or behaves badly."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.behaviour: Behaviour | None = None
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.paths: list[str] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.paths.append(self.path)
-                receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                if receiver.behaviour:
-                    receiver.behaviour(self)
-                    self.close_connection = True
-                    return
-                self.send_response(receiver.status)
-                self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook?token={TOKEN}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 def hang(handler: BaseHTTPRequestHandler) -> None:

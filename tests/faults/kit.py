@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
+import psutil
 import requests
 from sqlalchemy import create_engine, text
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 NO_ANSWER = (requests.ConnectionError, requests.ReadTimeout, requests.exceptions.ChunkedEncodingError)
 """What a client meets whose server dies; the last one in the middle of the answer."""
 
+MODES = ["normal", "async", "celery"]
 LEASE_SECONDS = 2
 SMALL = 200_000
 LARGE = 20 * 1024 * 1024
@@ -211,3 +213,8 @@ def finishes_object(link: Link) -> bool:
 def is_probe(link: Link) -> bool:
     """Whether the connection's latest request is about an object that only tries the store."""
     return s3_probe.NAME.encode() in link.request
+
+
+def kill_worker_child(kit: Kit) -> None:
+    for child in psutil.Process(kit.worker.pid).children():
+        child.kill()

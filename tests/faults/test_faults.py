@@ -14,11 +14,10 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from tests.faults.kit import NAME, Kit, Result, Strike, finishes_object, starts_upload
+from tests.faults.kit import MODES, NAME, Kit, Result, Strike, finishes_object, kill_worker_child, starts_upload
 from tests.kit.proxy import Link
 from tests.kit.stack import Service
 
-MODES = ["normal", "async", "celery"]
 MID_PART = 1_000_000
 
 Arm = Callable[[Kit, Strike], None]
@@ -88,11 +87,6 @@ def kill_web(kit: Kit) -> None:
 
 def kill_worker_parent(kit: Kit) -> None:
     psutil.Process(kit.worker.pid).kill()
-
-
-def kill_worker_child(kit: Kit) -> None:
-    for child in psutil.Process(kit.worker.pid).children():
-        child.kill()
 
 
 def kill_worker(kit: Kit) -> None:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from tests.faults.kit import NO_ANSWER, Kit, Result
-from tests.faults.test_faults import MODES, kill_worker_child
+from tests.faults.kit import MODES, NO_ANSWER, Kit, Result, kill_worker_child
 
 SECONDS = int(os.environ.get("SOAK_SECONDS", "240"))
 CLIENTS = 4

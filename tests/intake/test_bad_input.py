@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
+from tests.kit.forms import body_of, form
 from tests.kit.stack import RedisServer, S3Server, Web, wait_for
 
 LIMIT = 100_000
@@ -70,16 +71,6 @@ def assert_problem(answer: requests.Response, status: int, detail: str = "") -> 
     assert detail in body.get("detail", "")
     assert "Traceback" not in answer.text
     return body
-
-
-def form(*parts: tuple[str, str | None, bytes]) -> dict[str, Any]:
-    """A multipart body: (field, file name or None, content)."""
-    body = b""
-    for field, name, content in parts:
-        file_name = f'; filename="{name}"' if name is not None else ""
-        body += f'--b\r\nContent-Disposition: form-data; name="{field}"{file_name}\r\n\r\n'.encode()
-        body += content + b"\r\n"
-    return {"data": body + b"--b--\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}
 
 
 REFUSED_FORMS: dict[str, tuple[list[tuple[str, str | None, bytes]], int, str]] = {
@@ -145,13 +136,6 @@ def test_a_missing_boundary_is_refused(live: Live) -> None:
         f"{live.web.url}/async_upload", data=b"x", headers={"Content-Type": "multipart/form-data"}, timeout=20
     )
     assert_problem(answer, 400)
-
-
-def body_of(size: int) -> bytes:
-    """A form of exactly so many bytes."""
-    empty = len(form(("file", "a.txt", b""))["data"])
-    data: bytes = form(("file", "a.txt", b"x" * (size - empty)))["data"]
-    return data
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -22,8 +22,8 @@ import requests
 from playwright.sync_api import Browser, Page, Response
 
 from tests.kit.browser import CHROMIUM, MISSING
+from tests.kit.downloads import ask, named
 from tests.kit.stack import ROOT, RedisServer, S3Server, Web
-from tests.web.test_downloads import ask, named
 
 CONTENT = bytes(range(256)) * 40 + b"\r\n--b\r\n"
 NPM, CURL = shutil.which("npm"), shutil.which("curl")

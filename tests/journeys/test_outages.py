@@ -8,9 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -23,20 +21,13 @@ from delivery.deliver import deliver
 from models import File
 from tests.conftest import running_app
 from tests.kit.stack import wait_for
+from tests.kit.uploads import read, upload
 
 WRONG_S3 = {
     "S3 is down": ({"S3_ENDPOINT_URL": "http://127.0.0.1:9"}, "S3 does not answer."),
     "unknown key": ({"AWS_ACCESS_KEY": "nobody"}, "S3 does not accept the credentials."),
     "wrong secret": ({"AWS_ACCESS_SECRET": "wrong"}, "S3 does not accept the credentials."),
 }
-
-
-def upload(client: FlaskClient, mode: str) -> Any:
-    return client.post(f"/{mode}_upload", data={"file": (BytesIO(b"hello"), "hello.txt")})
-
-
-def read(client: FlaskClient, path: str) -> Any:
-    return client.get(path).json
 
 
 @pytest.fixture(params=WRONG_S3)

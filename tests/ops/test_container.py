@@ -19,8 +19,8 @@ import pytest
 
 from config import Config
 from local.run import TRACES
+from tests.kit.settings import READ_BY_OTHERS
 from tests.kit.stack import ROOT
-from tests.test_config import READ_BY_OTHERS
 
 Services: TypeAlias = dict[str, dict[str, Any]]
 

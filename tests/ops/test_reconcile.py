@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
 from moto import mock_aws
 
 from config import MIB
@@ -25,8 +24,9 @@ from storage.checksum import Crc64Nvme
 from storage.s3.requests import ObjectInfo
 from tasks import upload_task
 from tests.conftest import running_app
+from tests.kit.damaging_proxy import FORM, HEAD, TAIL, DamagingProxy
 from tests.kit.stack import BUCKET, S3Server, wait_for
-from tests.storage.test_room import FORM, HEAD, TAIL, Proxy
+from tests.kit.uploads import accepted
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -47,12 +47,6 @@ def env(env: dict[str, str], folder: str) -> dict[str, str]:
         "S3_KEY_PREFIX": f"{folder}/uploads/",
         "S3_CHECKSUM_MODE": "crc64nvme",
     }  # no probe in the bucket
-
-
-def upload(client: FlaskClient, mode: str, content: bytes = b"hello") -> Any:
-    answer: Any = client.post(f"/{mode}_upload", data={"file": (BytesIO(content), "a.txt")})
-    assert answer.status_code in (201, 202), answer.text
-    return answer.json
 
 
 def reconcile(app: Flask, *options: str, grace: int = 0) -> list[str]:
@@ -89,7 +83,7 @@ class World:
         return name
 
     def row_without_bytes(self) -> str:
-        row = upload(self.client, "celery")
+        row = accepted(self.client, "celery")
         (self.spool / row["id"]).unlink()
         return str(row["id"])
 
@@ -100,15 +94,15 @@ class World:
         return self.put(f"{self.prefix}s3-probe-0123456789abcdef")
 
     def row_without_object(self) -> str:
-        row = upload(self.client, "normal")
+        row = accepted(self.client, "normal")
         self.bucket.delete_object(Bucket=BUCKET, Key=row["key"])
         return str(row["key"])
 
     def multipart_with_row(self) -> str:
-        return self.begin(upload(self.client, "celery")["key"])
+        return self.begin(accepted(self.client, "celery")["key"])
 
     def multipart_of_complete_row(self) -> str:
-        return self.begin(upload(self.client, "normal")["key"])
+        return self.begin(accepted(self.client, "normal")["key"])
 
     def multipart_without_row(self) -> str:
         return self.begin(self.prefix + rename_file("a.txt"))
@@ -182,14 +176,14 @@ def test_what_is_younger_than_the_grace_is_left_alone(world: World) -> None:
 
 def test_a_service_in_order_is_in_order(world: World) -> None:
     for mode in MODES:
-        upload(world.client, mode)
+        accepted(world.client, mode)
     wait_for(lambda: len(os.listdir(world.spool)) == 2)  # its identity, and what Celery has not taken
     assert reconcile(world.app, "--apply") == []
 
 
 def processing_row(world: World) -> str:
     """A row that a run is working on."""
-    row = upload(world.client, "celery")
+    row = accepted(world.client, "celery")
     with world.app.app_context():
         assert File.claim(row["id"], "a run", 60)
     return str(row["key"])
@@ -240,7 +234,7 @@ def test_without_a_prefix_the_unfinished_upload_of_a_row_is_mended(bare: World) 
 
 
 def test_objects_of_an_earlier_prefix_are_not_missed(world: World, bare: World) -> None:
-    key = upload(world.client, "normal")["key"]
+    key = accepted(world.client, "normal")["key"]
     assert not [line for line in reconcile(bare.app) if key in line]
 
 
@@ -366,7 +360,7 @@ def test_readback_does_not_put_damaged_bytes(readback: Flask) -> None:
 
 
 def test_readback_adopts_no_other_object_and_overwrites_none(readback: Flask) -> None:
-    row = upload(readback.test_client(), "celery", b"right")
+    row = accepted(readback.test_client(), "celery", b"right")
     s3: S3Client = readback.extensions["ferryman"].store.client
     s3.put_object(Bucket=BUCKET, Key=row["key"], Body=b"wrong")
     with readback.app_context():
@@ -393,7 +387,7 @@ class Damage:
 @pytest.fixture(params=["crc64nvme", "readback"])
 def damaged(request: pytest.FixtureRequest, env: dict[str, str], own_s3: S3Server) -> Iterator[Flask]:
     """A service with a network that damages one upload."""
-    proxy = Proxy(own_s3.port, Damage())
+    proxy = DamagingProxy(own_s3.port, Damage())
     settings = {**env, **own_s3.settings, "S3_ENDPOINT_URL": proxy.url, "S3_CHECKSUM_MODE": request.param}
     with running_app(settings) as running:
         yield running
@@ -401,7 +395,7 @@ def damaged(request: pytest.FixtureRequest, env: dict[str, str], own_s3: S3Serve
 
 
 def test_damage_on_the_way_is_never_complete_and_heals(damaged: Flask) -> None:
-    file_id = upload(damaged.test_client(), "celery", b"precious")["id"]
+    file_id = accepted(damaged.test_client(), "celery", b"precious")["id"]
     with damaged.app_context():
         deliver(file_id)
         first = File.find(file_id)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import resource
-import shutil
 import socket
 import threading
 import time
@@ -19,6 +18,7 @@ import pytest
 import requests
 
 from tests.kit.ports import free_port
+from tests.kit.programs import NGINX
 from tests.kit.stack import ROOT, Service, Web, wait_for
 
 IDLE = 1000
@@ -28,8 +28,6 @@ FEW = 5
 PATIENCE = 3
 BYTES_PER_SECOND = 1000
 TICK = 0.25
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="slow.txt"\r\n\r\n'
 

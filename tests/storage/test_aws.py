@@ -22,8 +22,8 @@ from storage.s3.requests import ObjectInfo
 from storage.section import Section
 from storage.store import Store
 from tests.conftest import running_app
+from tests.kit.documents import json_of, prose
 from tests.kit.stack import ROOT
-from tests.test_docs import json_of, prose
 
 POLICY = json_of("aws.md", "Statement")
 ALLOWED = sorted({action for statement in POLICY["Statement"] for action in statement["Action"]})

@@ -22,8 +22,8 @@ from storage.parts import PartsUpload
 from storage.s3.requests import ObjectInfo
 from storage.store import Store
 from tasks import AHEAD_BYTES
+from tests.kit.objects import info_of
 from tests.kit.stack import BUCKET, RedisServer, S3Server, Web, wait_for
-from tests.test_file import info_of
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

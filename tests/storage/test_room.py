@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from io import BytesIO, RawIOBase
 from pathlib import Path
 from typing import Any
@@ -23,63 +22,13 @@ from core.database import db
 from delivery.deliver import deliver
 from models import File
 from tests.conftest import running_app
+from tests.kit.damaging_proxy import FORM, HEAD, TAIL, DamagingProxy
 from tests.kit.proxy import Proxy as Link
 from tests.kit.stack import RedisServer, S3Server, Web, wait_for
 
 ROOM = 2 * MIB
 DISK = 2 * MIB
 MODES = {"normal": 201, "async": 202, "celery": 202}
-HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
-TAIL = b"\r\n--b--\r\n"
-FORM = "multipart/form-data; boundary=b"
-
-
-class Proxy:
-    """A network between the service and a server: it can fall silent, and it can damage what passes.
-
-    Args:
-        port: the server's port.
-        damage: changes the bytes on their way to the server.
-    """
-
-    def __init__(self, port: int, damage: Callable[[bytes], bytes] = bytes) -> None:
-        self.damage = damage
-        self.flowing = threading.Event()
-        self.flowing.set()
-        self._server_port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets = [self._listener]
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self.flowing.set()
-        for each in self._sockets:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                server = socket.create_connection(("127.0.0.1", self._server_port))
-                self._sockets += [client, server]
-                for pair in ((client, server, self.damage), (server, client, bytes)):
-                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket, change: Callable[[bytes], bytes]) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                self.flowing.wait()
-                target.sendall(change(data))
-            target.shutdown(socket.SHUT_WR)
-
-
-@pytest.fixture
-def proxy(s3: S3Server) -> Iterator[Proxy]:
-    with closing(Proxy(s3.port)) as proxy:
-        yield proxy
 
 
 def upload(client: FlaskClient, mode: str, size: int = 5) -> Any:
@@ -245,16 +194,16 @@ def test_a_body_larger_than_the_disk_leaves_nothing(on_disk: Flask, mode: str) -
 
 
 @pytest.fixture
-def narrow(env: dict[str, str], proxy: Proxy) -> Iterator[Flask]:
+def narrow(env: dict[str, str], damaging_proxy: DamagingProxy) -> Iterator[Flask]:
     """An app that holds one async upload at most, behind the proxy."""
-    with running_app({**env, "S3_ENDPOINT_URL": proxy.url, "UPLOAD_BACKLOG": "1"}) as app:
+    with running_app({**env, "S3_ENDPOINT_URL": damaging_proxy.url, "UPLOAD_BACKLOG": "1"}) as app:
         yield app
-        proxy.flowing.set()
+        damaging_proxy.flowing.set()
 
 
-def test_a_full_pool_refuses_async_uploads_only_and_recovers(narrow: Flask, proxy: Proxy) -> None:
+def test_a_full_pool_refuses_async_uploads_only_and_recovers(narrow: Flask, damaging_proxy: DamagingProxy) -> None:
     client = narrow.test_client()
-    proxy.flowing.clear()
+    damaging_proxy.flowing.clear()
     first = upload(client, "async")
     assert first.status_code == 202
     started = time.monotonic()
@@ -266,7 +215,7 @@ def test_a_full_pool_refuses_async_uploads_only_and_recovers(narrow: Flask, prox
         normal = others.submit(upload, narrow.test_client(), "normal")
         assert client.get("/healthz").status_code == 200
         assert not normal.done()
-        proxy.flowing.set()
+        damaging_proxy.flowing.set()
         assert normal.result().status_code == 201
     wait_for(lambda: b"COMPLETE" in client.get(first.headers["Location"]).data)
     wait_for(lambda: upload(client, "async").status_code == 202, 5)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import re
 import shutil
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 from playwright.sync_api import Browser
 
 from tests.kit.browser import CHROMIUM, MISSING
+from tests.kit.downloads import ask, named
 from tests.kit.stack import RedisServer, S3Server, Web
 from web.disposition import attachment
 
@@ -95,39 +93,8 @@ def send(web: Web, name: str, content: bytes, content_type: str = "application/o
     return f"{web.url}/files/{answer.json()['id']}/content"
 
 
-class Got(NamedTuple):
-    """What came over the wire."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-def ask(url: str, headers: dict[str, str] | None = None, method: str = "GET") -> Got:
-    """Ask by http.client, which follows nothing and adds nothing."""
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.netloc, timeout=20)
-    try:
-        connection.request(method, f"{address.path}?{address.query}", headers=headers or {})
-        answer = connection.getresponse()
-        return Got(answer.status, dict(answer.getheaders()), answer.read())
-    finally:
-        connection.close()
-
-
 def run(*command: str, cwd: Path | None = None) -> str:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
-def named(disposition: str) -> str:
-    """The name that a Content-Disposition gives, read as RFC 6266 says: `filename*` comes first."""
-    assert disposition.isascii()
-    assert disposition.startswith("attachment; filename=")
-    if extended := re.search(r"; filename\*=UTF-8''([A-Za-z0-9!#$&+.^_`|~%-]+)$", disposition):
-        return unquote(extended[1], errors="strict")
-    plain = re.fullmatch(r'attachment; filename=("?)([^"%\\/]+)\1', disposition)
-    assert plain
-    return plain[2]
 
 
 # --- names
