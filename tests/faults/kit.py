@@ -22,6 +22,7 @@ from sqlalchemy import create_engine, text
 from config import Config
 from storage.s3 import probe as s3_probe
 from storage.store import Store
+from tests.kit.bucket import keys_of
 from tests.kit.proxy import Link, Proxy
 from tests.kit.stack import BUCKET, ROOT, PostgresServer, RedisServer, S3Server, Service, Web, Worker, wait_for
 
@@ -190,9 +191,7 @@ class Kit:
         return set(os.listdir(self.spool)) - {"spool-id"}
 
     def _listed(self) -> list[dict[str, str]]:
-        pages = self.s3_client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.prefix)
-        entries = (entry for page in pages for entry in page.get("Contents", []))
-        return [{"Key": entry["Key"]} for entry in entries if s3_probe.NAME not in entry["Key"]]
+        return [{"Key": key} for key in keys_of(self.s3_client, BUCKET, self.prefix)]
 
     def _object(self, key: str) -> bytes:
         return self.s3_client.get_object(Bucket=BUCKET, Key=key)["Body"].read()

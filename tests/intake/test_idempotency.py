@@ -25,6 +25,7 @@ from delivery.deliver import deliver
 from intake.idempotency import IdempotencyKey, forget_old
 from models import File
 from tests.conftest import running_app
+from tests.kit.bucket import keys_of
 from tests.kit.stack import PostgresServer, RedisServer, S3Server, Web, wait_for
 
 if TYPE_CHECKING:
@@ -60,9 +61,7 @@ def count_rows(app: Flask) -> int:
 
 
 def objects(bucket: S3Client, env: dict[str, str]) -> list[str]:
-    listing = bucket.list_objects_v2(Bucket=env["S3_BUCKET_NAME"], Prefix=env["S3_KEY_PREFIX"])
-    keys = (entry["Key"] for entry in listing.get("Contents", []))
-    return [key for key in keys if "/s3-probe-" not in key]  # which run beside the first upload
+    return keys_of(bucket, env["S3_BUCKET_NAME"], env["S3_KEY_PREFIX"])
 
 
 @pytest.mark.parametrize("mode", MODES)

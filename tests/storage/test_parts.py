@@ -22,6 +22,7 @@ from storage.parts import PartsUpload
 from storage.s3.requests import ObjectInfo
 from storage.store import Store
 from tasks import AHEAD_BYTES
+from tests.kit.bucket import keys_of
 from tests.kit.objects import info_of
 from tests.kit.stack import BUCKET, RedisServer, S3Server, Web, wait_for
 
@@ -43,7 +44,7 @@ def unfinished(bucket: S3Client, prefix: str) -> int:
 
 
 def objects(bucket: S3Client, prefix: str) -> int:
-    return bucket.list_objects_v2(Bucket=BUCKET, Prefix=prefix)["KeyCount"]
+    return len(keys_of(bucket, BUCKET, prefix))
 
 
 @pytest.mark.parametrize("size", [0, 1, 9 * 1024 * 1024, len(CONTENT)])

@@ -13,6 +13,7 @@ import requests
 
 from config import Config
 from storage.store import Store
+from tests.kit.bucket import keys_of
 from tests.kit.stack import BUCKET, RedisServer, Service, Web, Worker
 from tests.kit.stores import STORES
 
@@ -30,9 +31,8 @@ class Place(NamedTuple):
     bucket: Store
 
     def keys(self) -> list[str]:
-        """The keys of everything in the bucket, but for what the first upload lets try there meanwhile."""
-        entries = self.bucket.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return [entry["Key"] for entry in entries if not entry["Key"].startswith("s3-probe-")]
+        """The keys of everything in the bucket."""
+        return keys_of(self.bucket.client, BUCKET)
 
 
 @pytest.fixture(scope="module", params=list(STORES))
