@@ -12,6 +12,27 @@ from config import Config
 from core import logs
 
 DEFAULT_QUEUE = "ferryman"
+OPTIONS: dict[str, Any] = {
+    # A message is only a hint to look at the row, so it may come twice but must not be lost.
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    # A dead broker must not hold a request: the row waits in the database, the sweep delivers it.
+    "task_publish_retry": False,
+    "broker_connection_retry_on_startup": True,
+    # An error reply to a worker that waits, as in a failover, is one more reason to connect anew.
+    "broker_channel_error_retry": True,
+    "broker_transport_options": {
+        "body_encoding": None,  # kombu would wrap the JSON body in base64 once more
+        "socket_connect_timeout": 2,
+        "socket_timeout": 3,
+        "max_retries": 0,
+    },
+    # After QUIT a worker may finish for so long, and what is left goes back to the queue. TERM waits without
+    # end, unless Celery is told REMAP_SIGTERM=SIGQUIT.
+    "worker_soft_shutdown_timeout": 10,
+    "worker_hijack_root_logger": False,
+}
 
 
 def spool_queue(spool_id: str) -> str:
@@ -52,25 +73,7 @@ def make_celery(app: Flask, config: Config, spool_id: str) -> Celery:
         task_ignore_result=config.CELERY_RESULT_BACKEND is None,
         task_default_queue=DEFAULT_QUEUE,
         task_queues=[Queue(name, routing_key=name) for name in queues],
-        # A message is only a hint to look at the row, so it may come twice but must not be lost.
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        worker_prefetch_multiplier=1,
-        # A dead broker must not hold a request: the row waits in the database, the sweep delivers it.
-        task_publish_retry=False,
-        broker_connection_retry_on_startup=True,
-        # An error reply to a worker that waits, as in a failover, is one more reason to connect anew.
-        broker_channel_error_retry=True,
-        broker_transport_options={
-            "body_encoding": None,  # kombu would wrap the JSON body in base64 once more
-            "socket_connect_timeout": 2,
-            "socket_timeout": 3,
-            "max_retries": 0,
-        },
-        # After QUIT a worker may finish for so long, and what is left goes back to the queue. TERM waits without
-        # end, unless Celery is told REMAP_SIGTERM=SIGQUIT.
-        worker_soft_shutdown_timeout=10,
-        worker_hijack_root_logger=False,
+        **OPTIONS,
     )
     celery.set_default()
     return celery

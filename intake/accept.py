@@ -18,7 +18,7 @@ from core.metrics import metrics
 from core.services import services
 from delivery import failed_bytes
 from intake import idempotency
-from intake.form import Received, declared_length, receive_file
+from intake.form import ReceivedFile, declared_length, read_form
 from models import File, Mode, UploadStatus
 from storage.spool import Incoming
 from tasks import RUNS, Run
@@ -41,7 +41,7 @@ def accept_form(mode: Mode) -> FileRow:
     length, key = declared_length(request, config.MAX_CONTENT_LENGTH), request.headers.get("Idempotency-Key")
     with prepare(mode, length, key) as acceptance:
         also_digest = ("sha256",) if key else ()
-        received = receive_file(request, acceptance.incoming, config, acceptance.arrived, also_digest)
+        received = read_form(request, acceptance.incoming, config, acceptance.arrived, also_digest)
         row = acceptance.complete(received)
     if acceptance.is_new:
         metrics().accepted(mode, row.size, time.perf_counter() - began)
@@ -94,13 +94,13 @@ class Acceptance:
     is_new: bool = True
     """False once the request has turned out to repeat an earlier one."""
 
-    def arrived(self, received: Received, chunk: bytes) -> None:
+    def arrived(self, received: ReceivedFile, chunk: bytes) -> None:
         """Handle a chunk that has arrived and is in the spool."""
         self.claim.renew()
         self.reservation.renew()
         self.run.arrived(self.incoming, received.key, received.content_type, chunk)
 
-    def complete(self, received: Received) -> FileRow:
+    def complete(self, received: ReceivedFile) -> FileRow:
         """Commit the row of a file that has arrived, or find the row of an equal earlier request.
 
         Args:
@@ -128,11 +128,11 @@ class Acceptance:
             self.incoming.release()  # a commit whose answer is lost may have happened
         return row
 
-    def _fingerprint(self, received: Received) -> str:
+    def _fingerprint(self, received: ReceivedFile) -> str:
         digest = received.digests.known("sha256") or ""
         return idempotency.fingerprint(self.mode, received.name, received.content_type, digest)
 
-    def _new_row(self, received: Received) -> FileRow:
+    def _new_row(self, received: ReceivedFile) -> FileRow:
         now, config = utcnow(), services().config
         return File.draft(
             id=self.incoming.file_id,

@@ -18,7 +18,7 @@ from file import media_type, rename_file
 from intake import chunked_forms
 from intake.digests import Digests
 from intake.form_parser import Event, FormParser
-from intake.sniff import Head, refused_type
+from intake.sniff import FirstBytes, refused_type
 from storage.spool import Incoming
 
 FIELD = "file"
@@ -29,14 +29,14 @@ MAX_NAME_BYTES = 255  # as in most file systems
 
 
 @dataclass
-class Received:
+class ReceivedFile:
     """A received file: the client's name and type for it, its new key, its digests and detected type."""
 
     name: str
     content_type: str
     key: str
     digests: Digests
-    head: Head = field(default_factory=Head)
+    head: FirstBytes = field(default_factory=FirstBytes)
     detected_type: str = ""
     """The media type that its first bytes tell; empty until they are here."""
 
@@ -53,13 +53,13 @@ def declared_length(request: Request, max_bytes: int) -> int:
     return length
 
 
-def receive_file(
+def read_form(
     request: Request,
     incoming: Incoming,
     config: Config,
-    on_chunk: Callable[[Received, bytes], None] = lambda received, chunk: None,
+    on_chunk: Callable[[ReceivedFile, bytes], None] = lambda received, chunk: None,
     also_digest: tuple[str, ...] = (),
-) -> Received:
+) -> ReceivedFile:
     """Write the form's one file into the spool while it arrives, and skip other fields.
 
     Args:
@@ -79,15 +79,15 @@ def receive_file(
 
     Source: RFC 7578. Digest fields of the request speak of its whole body, those of the part of the file.
     """
-    received: Received | None = None
-    others = _Others()
+    received: ReceivedFile | None = None
+    others = _OtherParts()
     in_file = False
     for event in _form_events(request, config.MAX_CONTENT_LENGTH):
         if isinstance(event, MultipartSegment):
             in_file = bool(event.filename)
             if in_file:
                 chunked_forms.refuse_chunk(others.fields)
-                received = _accept(event, received, config, also_digest)
+                received = _begin_file(event, received, config, also_digest)
             else:
                 others.begin(event)
         elif in_file and received:
@@ -96,7 +96,7 @@ def receive_file(
                 received.digests.update(event)
                 received.head.update(event)
             if not received.detected_type and (event is None or received.head.is_full):
-                _settle_type(received, config)
+                _check_type(received, config)
             on_chunk(received, event or b"")
         elif event:
             others.update(event)
@@ -107,7 +107,7 @@ def receive_file(
     return received
 
 
-class _Others:
+class _OtherParts:
     """The parts of a form without a file: text fields, and empty file inputs."""
 
     def __init__(self) -> None:
@@ -137,16 +137,16 @@ class _Others:
             self.fields[self._name] = (known + content.decode(errors="replace"))[: chunked_forms.MAX_VALUE_BYTES]
 
 
-def _accept(
-    part: MultipartSegment, earlier: Received | None, config: Config, also_digest: tuple[str, ...]
-) -> Received:
+def _begin_file(
+    part: MultipartSegment, earlier: ReceivedFile | None, config: Config, also_digest: tuple[str, ...]
+) -> ReceivedFile:
     """Check a file's part headers before its bytes are read."""
     if part.name != FIELD or earlier is not None:
         raise InvalidUpload(f"Send exactly one file, in the field '{FIELD}'.")
     if len(part.filename.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
         raise InvalidUpload(f"A file name must not exceed {MAX_NAME_BYTES} bytes.")
     content_type = media_type(part.header("Content-Type"), part.filename)
-    return Received(
+    return ReceivedFile(
         name=part.filename,
         content_type=content_type,
         key=config.S3_KEY_PREFIX + rename_file(part.filename, content_type=content_type),
@@ -154,7 +154,7 @@ def _accept(
     )
 
 
-def _settle_type(received: Received, config: Config) -> None:
+def _check_type(received: ReceivedFile, config: Config) -> None:
     """Detect the type from the first bytes, and refuse a file whose type is not accepted."""
     received.detected_type = received.head.detect()
     types = received.content_type, received.detected_type

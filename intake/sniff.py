@@ -58,7 +58,7 @@ SCRIPTS = (
 )
 
 
-class Head:
+class FirstBytes:
     """The first bytes of a file that arrives in chunks."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intake.sniff import HEAD_BYTES, Head, detect, refused_type
+from intake.sniff import HEAD_BYTES, FirstBytes, detect, refused_type
 from tests.conftest import running_app
 from tests.kit import zoo
 from tests.kit.stack import BUCKET, Web
@@ -36,7 +36,7 @@ def test_the_bytes_tell_the_type(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["xlsx", "a long CSV", "SVG after a long comment", "ELF", "empty"])
 def test_the_size_of_the_chunks_does_not_matter(kind: str, size: int) -> None:
     content, expected = zoo.KINDS[kind]
-    head = Head()
+    head = FirstBytes()
     for start in range(0, len(content), size):
         head.update(content[start : start + size])
     assert head.detect() == expected

@@ -135,7 +135,7 @@ def test_images_are_pinned_and_built_once(services: Services) -> None:
     ],
 )
 def test_a_stop_leaves_time_for_what_runs(bundled: Services, service: str, module: str, setting: str) -> None:
-    found = re.search(rf"{setting} ?= ?(\d+)", (ROOT / module).read_text())
+    found = re.search(rf'{setting}"? ?[=:] ?(\d+)', (ROOT / module).read_text())
     assert found
     assert int(bundled[service]["stop_grace_period"].removesuffix("s")) >= int(found[1]) + 10
 
