@@ -17,8 +17,8 @@ from delivery.deliver import deliver, take_digest
 from delivery.queue import spool_queue
 from delivery.submit import submit_once_answered
 from models import File, Mode
+from storage.incoming import Incoming
 from storage.parts import PartsUpload
-from storage.spool import Incoming
 
 log = logging.getLogger(__name__)
 

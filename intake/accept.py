@@ -20,7 +20,7 @@ from delivery import failed_bytes
 from intake import idempotency
 from intake.form import ReceivedFile, declared_length, read_form
 from models import File, Mode, UploadStatus
-from storage.spool import Incoming
+from storage.incoming import Incoming
 from tasks import RUNS, Run
 from web.representation import own_file
 

@@ -19,7 +19,7 @@ from intake import chunked_forms
 from intake.digests import Digests
 from intake.form_parser import Event, FormParser
 from intake.sniff import FirstBytes, refused_type
-from storage.spool import Incoming
+from storage.incoming import Incoming
 
 FIELD = "file"
 CHUNK_BYTES = 1 * MIB

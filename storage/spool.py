@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
@@ -16,87 +15,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.errors import Busy, SpoolUnavailable, UploadError
-from storage.checksum import Crc64Nvme
+from storage.disk import disk_errors, remove
 from storage.identity import Identity
+from storage.incoming import PART, Incoming
 
 log = logging.getLogger(__name__)
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PART = ".part"
-CHECK_BYTES = 16 * 1024 * 1024
 USAGE_SECONDS = 0.5
 USAGE_PAUSE = 20  # times as long as the last count took
 PART_GRACE_SECONDS = 10  # between a part's creation and its lock
 FILE_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class Incoming:
-    """A file that is being written into the spool."""
-
-    def __init__(self, spool: Spool, path: Path, expected_bytes: int) -> None:
-        self.file_id = path.name
-        self.expected_bytes = expected_bytes
-        self.size = 0
-        self.is_released = False
-        self._crc = Crc64Nvme()
-        self._spool = spool
-        self.path = path.with_suffix(PART)
-        self._path = path
-        self._next_check = CHECK_BYTES
-        self._room = spool.max_bytes - spool.used_bytes() if spool.max_bytes else None
-        with _trouble():
-            self._file = open(self.path, "xb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # tells that its writer lives
-
-    @property
-    def crc64nvme(self) -> str:
-        """Base64 of the CRC64NVME of what was written, as S3 writes it."""
-        return self._crc.text()
-
-    def write(self, chunk: bytes) -> None:
-        """Append a chunk of bytes.
-
-        Raises:
-            Busy: there is no more room.
-            SpoolUnavailable: the spool cannot be written.
-        """
-        if self._room is not None and self.size + len(chunk) > self._room:
-            raise Busy("The spool is full; try again later.")
-        view = memoryview(chunk)
-        with _trouble():
-            while view:
-                view = view[self._file.write(view) :]
-        self._crc.update(chunk)
-        self.size += len(chunk)
-        if self.size >= self._next_check:
-            self._next_check += CHECK_BYTES
-            self._spool.require(0)
-
-    def keep(self) -> None:
-        """Keep the file in the spool; with fsync it then survives a power loss.
-
-        Raises:
-            Busy: the disk is full.
-            SpoolUnavailable: the spool cannot be written, or is another one by now.
-        """
-        with _trouble():
-            if self._spool.fsync:
-                os.fsync(self._file.fileno())
-            self.path.rename(self._path)
-            self._file.close()
-            if self._spool.fsync:
-                _fsync_folder(self._path.parent)
-        self._spool.check()  # its row will say that the bytes are in this spool
-
-    def release(self) -> None:
-        """Keep the file even if the caller fails from now on."""
-        self.is_released = True
-
-    def discard(self) -> None:
-        """Remove the file, as far as the spool is writable."""
-        self._file.close()
-        for path in (self.path, self._path):
-            _remove(path)
 
 
 class Spool:
@@ -141,7 +69,7 @@ class Spool:
             SpoolUnavailable: the spool is not there.
         """
         self.check()
-        with _trouble():
+        with disk_errors():
             free = shutil.disk_usage(self.folder).free
         if free < more:
             raise Busy("The disk is full; try again later.")
@@ -150,7 +78,7 @@ class Spool:
 
     def capacity_bytes(self) -> int:
         """Return the capacity in bytes: the spool's own limit, or its disk's size if that is smaller."""
-        with _trouble():
+        with disk_errors():
             disk_bytes = shutil.disk_usage(self.folder).total
         return min(self.max_bytes or disk_bytes, disk_bytes)
 
@@ -222,7 +150,7 @@ class Spool:
             SpoolUnavailable: the spool is not there.
         """
         path = self._path(file_id)
-        with _trouble():
+        with disk_errors():
             if path.exists():
                 return True
             self.check()
@@ -231,7 +159,7 @@ class Spool:
     def drop(self, file_id: str) -> bool:
         """Remove a kept file, which may be gone already. Returns False if it may be there still."""
         self._next_count = min(self._next_count, time.monotonic())  # so that the room is seen at once
-        return _remove(self._path(file_id)) and self.is_here()
+        return remove(self._path(file_id)) and self.is_here()
 
     def kept(self) -> list[str]:
         """Return the ids of all kept files.
@@ -239,7 +167,7 @@ class Spool:
         Raises:
             SpoolUnavailable: the spool is not there.
         """
-        with _trouble():
+        with disk_errors():
             return [name for name in os.listdir(self.folder) if FILE_ID.fullmatch(name)]
 
     def age_seconds(self, file_id: str) -> float:
@@ -268,33 +196,3 @@ def _size(entry: os.DirEntry[str]) -> int:
         return entry.stat().st_size
     except FileNotFoundError:  # dropped in between
         return 0
-
-
-def _remove(path: Path) -> bool:
-    """Remove a file. Returns False if that fails, as on a read-only disk."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("%s cannot be removed from the spool: %s", path.name, error)
-        return False
-    return True
-
-
-@contextmanager
-def _trouble() -> Iterator[None]:
-    """Translate OSError: a full disk is Busy; a missing, read-only or broken one is SpoolUnavailable."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise Busy("The spool is full; try again later.") from error
-        log.warning("the spool cannot be used: %s", error)
-        raise SpoolUnavailable("The spool cannot be used; try again later.") from error
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
