@@ -61,7 +61,7 @@ format: .venv/test ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 clean: ## Remove what was installed and all data of `make run`
-	rm -rf .venv var .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv var build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache
 
 # What was left half made, and what belongs to a Python that is gone, is made anew.
 REMAKE := $(if $(shell .venv/bin/python -c 'import pip; print("whole")' 2>/dev/null),,remake)
