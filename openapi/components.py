@@ -28,7 +28,7 @@ def _query(name: str, schema: Piece, example: object = None) -> Piece:
 
 
 def _digest(name: str) -> Piece:
-    about = "A digest of the whole body (RFC 9530), by sha-256 or sha-512; a body that differs is refused."
+    about = "A digest of the whole body (RFC 9530), by sha-256 or sha-512; a body that does not match is refused."
     return _header(name, text(about, pattern=DIGESTS))
 
 
@@ -37,8 +37,8 @@ PARAMETERS: dict[str, Piece] = {
     "IdempotencyKey": _header(
         "Idempotency-Key",
         text(
-            "A text of your choice. The same request sent again with it, within a week, is answered again and not"
-            " done again; another request with it gets a 422, and one while the first still runs a 409.",
+            "A text of your choice. The same request with the same key gets the same answer within a week, and has"
+            " no second effect; another request with it gets 422, and one while the first still runs 409.",
             pattern=r"^[!-~]([ -~]*[!-~])?$",
             minLength=1,
             maxLength=MAX_KEY,
@@ -48,19 +48,19 @@ PARAMETERS: dict[str, Piece] = {
     "ContentDigest": _digest("Content-Digest"),
     "ContentMD5": _header(
         "Content-MD5",
-        text("The MD5 of the whole body, in base64 (RFC 1864); a body that differs is refused."),
+        text("The MD5 of the whole body, in base64 (RFC 1864); a body that does not match is refused."),
     ),
     "IfNoneMatch": _header(
-        "If-None-Match", text("The ETag of the answer that you have; if it is still right, the answer is a 304.")
+        "If-None-Match", text("The ETag of your copy; if it still matches, the response is 304.")
     ),
     "IfMatch": _header(
-        "If-Match", text("The ETag of the only bytes that you want, or `*`; else the answer is a 412.")
+        "If-Match", text("The ETag that the file must have, or `*`; otherwise the response is 412.")
     ),
     "IfModifiedSince": _header(
-        "If-Modified-Since", text("A `Last-Modified` that you have; if it is still right, the answer is a 304.")
+        "If-Modified-Since", text("The `Last-Modified` of your copy; if it still matches, the response is 304.")
     ),
     "IfUnmodifiedSince": _header(
-        "If-Unmodified-Since", text("A date; if the file was in S3 only later, the answer is a 412.")
+        "If-Unmodified-Since", text("A date; if the file became COMPLETE later, the response is 412.")
     ),
     "Prefer": _header(
         "Prefer",
@@ -70,13 +70,19 @@ PARAMETERS: dict[str, Piece] = {
             " ERROR, or COMPLETE with its `sha256`, is answered at once."
         ),
     ),
-    "Range": _header("Range", text("Which bytes, with `proxy=1`; several ranges are answered by the whole file.")),
+    "Range": _header(
+        "Range", text("The range of bytes, with `proxy=1`; a request for several ranges returns the whole file.")
+    ),
     "IfRange": _header(
-        "If-Range", text("The ETag or `Last-Modified` of the file whose range is asked for; else all of it comes.")
+        "If-Range",
+        text("The ETag or `Last-Modified` that the file must have; otherwise the whole file is returned."),
     ),
     "LastEventId": _header(
         "Last-Event-ID",
-        text("The id of the last event that you saw; what came after is told first.", pattern="^([0-9]{1,18})?$"),
+        text(
+            "The id of the last event that you saw; the stream starts with the events after it.",
+            pattern="^([0-9]{1,18})?$",
+        ),
     ),
     "Proxy": _query("proxy", text("`1` for the bytes themselves instead of a redirect to S3.", enum=["1"])),
     **{name.title(): _query(name, dict(one.schema)) for name, one in listing.PARAMETERS.items()},
@@ -92,28 +98,26 @@ HEADERS: dict[str, Piece] = {
         "ETag": text("Names this state of the answer, for `If-None-Match`.", '"5d41402abc4b2a76b9719d911017c592"'),
         "Retry-After": number("Seconds until it is worth another try.", 5),
         "WWW-Authenticate": text("How to say who you are.", 'Bearer realm="Ferryman"'),
-        "RateLimit-Limit": number("How many requests a minute has for the owner of your key.", 6000),
-        "RateLimit-Remaining": number("How many of them are left.", 5999),
-        "RateLimit-Reset": number("Seconds until the minute is over.", 42),
+        "RateLimit-Limit": number("The number of requests per minute for the owner of your key.", 6000),
+        "RateLimit-Remaining": number("The number of requests left in this minute.", 5999),
+        "RateLimit-Reset": number("Seconds until the minute ends.", 42),
         "Preference-Applied": text("The wait that was granted.", "wait=20"),
-        "Content-Range": text("Which bytes these are, of how many.", "bytes 0-99/10485760"),
-        "Content-Disposition": text(
-            "Always a download, under the name that was sent.", "attachment; filename=a.pdf"
-        ),
-        "Accept-Ranges": text("Ranges can be asked for.", "bytes"),
-        "Last-Modified": text("When the file was in S3.", "Wed, 25 Nov 2026 02:32:52 GMT"),
-        "Cache-Control": text("Who may keep it.", "no-store"),
+        "Content-Range": text("The range of these bytes, and the size of the file.", "bytes 0-99/10485760"),
+        "Content-Disposition": text("A download under the name of the file.", "attachment; filename=a.pdf"),
+        "Accept-Ranges": text("Range requests are supported.", "bytes"),
+        "Last-Modified": text("The time when the file became COMPLETE.", "Wed, 25 Nov 2026 02:32:52 GMT"),
+        "Cache-Control": text("How the response may be cached.", "no-store"),
     }.items()
 }
 
 LINKS: dict[str, Piece] = {
     name: {"operationId": operation, "parameters": {"file_id": "$response.body#/id"}, "description": description}
     for name, (operation, description) in {
-        "Status": ("getFile", "Where it stands."),
-        "Events": ("watchFile", "What becomes of it."),
-        "Content": ("getContent", "Its bytes, when it is COMPLETE."),
-        "Retry": ("retryFile", "Try again, if it ended in ERROR."),
-        "Delete": ("deleteFile", "Delete it."),
+        "Status": ("getFile", "The file's status."),
+        "Events": ("watchFile", "The file's events."),
+        "Content": ("getContent", "The file's bytes, once it is COMPLETE."),
+        "Retry": ("retryFile", "Retry a file in ERROR."),
+        "Delete": ("deleteFile", "Delete the file."),
     }.items()
 }
 
@@ -180,63 +184,70 @@ def _named_type(answer: Piece, media_type: str, more: Piece) -> Piece:
 
 _S = HTTPStatus
 RESPONSES: dict[str, Piece] = {
-    "Created": _answer("It is in S3.", "File", COMPLETE, headers=("Location",), links=True),
+    "Created": _answer("The file is in S3.", "File", COMPLETE, headers=("Location",), links=True),
     "Accepted": _answer(
-        "It is accepted, and will be in S3 whatever happens.", "File", ACCEPTED, headers=("Location",), links=True
+        "The file is accepted and will be delivered to S3, whatever crashes.",
+        "File",
+        ACCEPTED,
+        headers=("Location",),
+        links=True,
     ),
-    "Status": _answer("Where it stands.", "File", COMPLETE, headers=("ETag", "Preference-Applied")),
+    "Status": _answer("The file, with its status.", "File", COMPLETE, headers=("ETag", "Preference-Applied")),
     "Page": _answer("A page of your files.", "FilePage", {"files": [COMPLETE], "next": None}, headers=("ETag",)),
-    "NotModified": _answer("It is still what your `If-None-Match` says.", headers=("ETag",)),
-    "Deleted": _answer("It is gone; its address answers 404 from now on."),
+    "NotModified": _answer("The file still matches `If-None-Match`.", headers=("ETag",)),
+    "Deleted": _answer("The file is deleted; its address answers 404 from now on."),
     "Redirect": _answer(
-        "Its bytes are at this address in S3, for a minute.",
-        {"type": "string", "description": "The same for readers."},
+        "A redirect to the bytes in S3; the link is valid for a minute.",
+        {"type": "string", "description": "The same link for a reader."},
         headers=("Location", "Cache-Control"),
         media_type="text/html",
     ),
-    "Bytes": _bytes("Its bytes.", "Accept-Ranges"),
-    "SomeBytes": _bytes("The bytes that `Range` asks for.", "Accept-Ranges", "Content-Range"),
+    "Bytes": _bytes("The file's bytes.", "Accept-Ranges"),
+    "SomeBytes": _bytes("The requested range.", "Accept-Ranges", "Content-Range"),
     "Stream": _answer(
-        "Events, as they happen. A comment every 15 seconds says that the line is alive.",
+        "Events as they happen, and a comment every 15 seconds as a sign of life.",
         "StreamEvent",
         EVENT,
         headers=("Cache-Control",),
         media_type="text/event-stream",
     ),
-    "NothingMore": _answer("It is COMPLETE or in ERROR, and you have seen that: do not come again."),
-    "Index": _page("What this is, and where to go.", "Index"),
-    "Help": _page("How to send a file there.", "Help"),
+    "NothingMore": _answer(
+        "The file is COMPLETE or in ERROR, and you have seen the last event: do not reconnect."
+    ),
+    "Index": _page("The service and its endpoints.", "Index"),
+    "Help": _page("How to upload a file here.", "Help"),
     "Metrics": _named_type(
-        _answer("What was counted.", {"type": "string", "description": "Prometheus's format."}, media_type="*/*"),
+        _answer("All metrics.", {"type": "string", "description": "Prometheus's format."}, media_type="*/*"),
         "text/plain",
         {},
     ),
     "Alive": _public("The process lives.", "Alive"),
-    "Ready": _public("All parts answer.", "Readiness"),
-    "NotReady": _public("A part does not answer.", "Readiness"),
+    "Ready": _public("All checks pass.", "Readiness"),
+    "NotReady": _public("A check fails.", "Readiness"),
     "Document": _public("This document.", {"type": "object", "description": "OpenAPI 3.1."}),
-    "Manual": _public("This document, to read.", {"type": "string", "description": "A page."}, "text/html"),
+    "Manual": _public("This document as a page.", {"type": "string", "description": "A page."}, "text/html"),
     "InvalidUpload": _problem(
         _S.BAD_REQUEST,
-        "It is not one well-formed upload: no file or several, an empty name, a form that is broken"
+        "The request is not one well-formed upload: no file or several, an empty name, a form that is malformed"
         " or cut off, a malformed header, or bytes that do not match a digest.",
         "The form has no file in the field 'file'.",
     ),
     "InvalidQuery": _problem(
-        _S.BAD_REQUEST, "What it asks for makes no sense here.", "limit must be a number from 1 to 200."
+        _S.BAD_REQUEST, "The query string is not valid.", "limit must be a number from 1 to 200."
     ),
     "Unauthorized": _problem(
         _S.UNAUTHORIZED,
-        "There is no valid key in the request.",
+        "The request has no valid key.",
         "Send a valid key, as in `Authorization: Bearer fm_...`.",
         "WWW-Authenticate",
     ),
     "Forbidden": _problem(
         _S.FORBIDDEN,
-        "The key is for something else; or, in a service without keys, it comes from a page of another site.",
+        "The key does not grant access; or, in a service without keys, the request comes from a page of another"
+        " origin.",
         "This key does not grant access to this endpoint.",
     ),
-    "NotFound": _problem(_S.NOT_FOUND, "There is no such file, or it is not yours.", "File not found."),
+    "NotFound": _problem(_S.NOT_FOUND, "The file does not exist, or belongs to another owner.", "File not found."),
     "Forgotten": _problem(
         _S.NOT_FOUND,
         "The file was deleted meanwhile, such as that of the earlier request with this `Idempotency-Key`.",
@@ -252,25 +263,27 @@ RESPONSES: dict[str, Piece] = {
     ),
     "LengthRequired": _problem(
         _S.LENGTH_REQUIRED,
-        "Your uploads are counted, so the request must say how long it is.",
+        "The request needs a Content-Length, since uploads count against a quota.",
         "The request must have a Content-Length, since uploads count against a quota.",
     ),
     "TooLarge": _problem(
-        _S.REQUEST_ENTITY_TOO_LARGE, "It is over a limit.", "The request body must not exceed 5368709120 bytes."
+        _S.REQUEST_ENTITY_TOO_LARGE,
+        "The request is too large.",
+        "The request body must not exceed 5368709120 bytes.",
     ),
     "Unsupported": _problem(
         _S.UNSUPPORTED_MEDIA_TYPE,
-        "The body is not multipart/form-data, or files of this type are not taken.",
+        "The body is not multipart/form-data, or the media type of the file is not accepted.",
         "Send the file as multipart/form-data.",
     ),
     "PreconditionFailed": _problem(
         _S.PRECONDITION_FAILED,
-        "The file is not what `If-Match` or `If-Unmodified-Since` asks for.",
+        "The file does not match `If-Match` or `If-Unmodified-Since`.",
         "The file is not what If-Match names.",
     ),
     "NoSuchBytes": _problem(
         _S.REQUESTED_RANGE_NOT_SATISFIABLE,
-        "The file has no such bytes.",
+        "The file does not have the requested range.",
         "The requested range cannot be satisfied.",
         "Content-Range",
     ),
@@ -282,15 +295,15 @@ RESPONSES: dict[str, Piece] = {
     ),
     "LimitReached": _problem(
         _S.TOO_MANY_REQUESTS,
-        "You have done all you may for now: requests in a minute, bytes in a day, files on their way; or too many"
-        " wrong keys came from your address.",
+        "A limit is reached: requests per minute, bytes per day, files in flight; or too many invalid keys came"
+        " from your address.",
         "Rate limit exceeded: 6000 requests per minute.",
         "Retry-After",
     ),
     "ServerError": _problem(
         _S.INTERNAL_SERVER_ERROR, "A fault of the service.", "The server encountered an internal error."
     ),
-    "StoreError": _problem(_S.BAD_GATEWAY, "S3 did not take or give the bytes.", "S3 does not answer."),
+    "StoreError": _problem(_S.BAD_GATEWAY, "S3 did not accept or return the bytes.", "S3 does not answer."),
     "Busy": _problem(
         _S.SERVICE_UNAVAILABLE,
         "There is no room now, or the database does not answer.",

@@ -23,21 +23,21 @@ ABOUT = """\
 Ferryman takes a file, answers at once, and lands it in S3 exactly once, whatever crashes in between.
 
 Post a file as a form to one of the three upload addresses: `/normal_upload` answers when it is in S3, \
-`/async_upload` and `/celery_upload` at once. The answer is the File as JSON, and its `Location` is where you ask \
-what became of it, wait for that, or watch it as a stream of events.
+`/async_upload` and `/celery_upload` at once. The response is the File as JSON; `Location` is the address \
+for its status, to read, to wait for, or to watch as a stream of events.
 
-Whatever has to do with files needs a key, in the header `Authorization: Bearer fm_...`; the operator makes \
-one with `flask keys create NAME`. You see the files of your own name and no others. In a service that runs with \
-`AUTH=open` no key is needed. Every request counts: the `RateLimit-` headers say what is left of the minute, a \
-429 says in `Retry-After` when to go on.
+Every endpoint for files needs a key, in the header `Authorization: Bearer fm_...`; the operator makes \
+one with `flask keys create NAME`. You see your own files only. In a service with \
+`AUTH=open` no key is needed. Requests are limited: see the `RateLimit-` headers, and `Retry-After` of a \
+429.
 
 Errors are `application/problem+json` (RFC 9457), with one sentence in `detail`. Send an `Idempotency-Key` with \
-an upload, and you may send it again after any error without making a second file."""
+an upload, and it is safe to repeat after any error: there will be no second file."""
 TAGS = {
-    "Upload": "Three ways to send a file. They take the same form and give the same answer.",
-    "Files": "What became of your files, and their bytes.",
-    "Watch": "Be told instead of asking.",
-    "Service": "What this is, and whether it works. No key is needed.",
+    "Upload": "Three ways to upload a file. All take the same form and return a File.",
+    "Files": "Your files: status, bytes, deletion.",
+    "Watch": "Events instead of polling.",
+    "Service": "The service itself. No key is needed.",
 }
 UPLOAD_PARAMETERS = ["IdempotencyKey", "ReprDigest", "ContentDigest", "ContentMD5"]
 UPLOAD = {

@@ -49,56 +49,60 @@ def _shown(examples: tuple[Any, ...]) -> Piece:
 
 
 FILE: Piece = {
-    "id": text("Its name in every address.", FILE_ID),
-    "name": text("Its name, as it was sent.", "report.pdf"),
+    "id": text("The file's id, as in every address.", FILE_ID),
+    "name": text("The file's name, as it was sent.", "report.pdf"),
     "upload_status": text(
-        "Where it stands. COMPLETE is final.", "COMPLETE", enum=[str(one) for one in UploadStatus]
+        "The status of the upload. COMPLETE is final.", "COMPLETE", enum=[str(one) for one in UploadStatus]
     ),
-    "mode": text("How it goes to S3.", "async", enum=list(Mode)),
-    "url": or_null(text("Its address in S3; null until it is there.", f"https://files.s3.amazonaws.com/{KEY}")),
-    "key": text("Its name in the bucket.", KEY),
-    "size": number("Its length in bytes.", 10_485_760),
-    "content_type": text("Its media type, as declared, or else guessed by its name.", "application/pdf"),
-    "detected_type": text("The media type that its first bytes tell.", "application/pdf"),
+    "mode": text("How the file is delivered to S3.", "async", enum=list(Mode)),
+    "url": or_null(
+        text("The object's address in S3; null until COMPLETE.", f"https://files.s3.amazonaws.com/{KEY}")
+    ),
+    "key": text("The object's key in the bucket.", KEY),
+    "size": number("The size in bytes.", 10_485_760),
+    "content_type": text("The media type, as declared or else guessed from the name.", "application/pdf"),
+    "detected_type": text("The media type detected from the first bytes.", "application/pdf"),
     "sha256": or_null(
         text(
-            "SHA-256 of its bytes, in hexadecimal; null until it is known: from the start if the request had an"
+            "The SHA-256 in hexadecimal; null until it is known: from the start if the request had an"
             " Idempotency-Key or the file's part a sha-256 digest, else when the file is COMPLETE; of a file of"
             " 16 MiB or more in normal mode soon after that, and `Prefer: wait` waits for it.",
             SHA256,
         )
     ),
-    "bytes_sent": number("How many of its bytes have gone to S3.", 10_485_760),
-    "attempts": number("How often a delivery was begun.", 1),
-    "error": or_null(text("Why it is not in S3, in one sentence; else null.", None)),
-    "created_at": text("When it was accepted (RFC 3339, UTC).", MOMENT, format="date-time"),
-    "updated_at": text("When it last changed.", MOMENT, format="date-time"),
-    "completed_at": or_null(text("When it was in S3; null until then.", MOMENT, format="date-time")),
+    "bytes_sent": number("The number of bytes sent to S3.", 10_485_760),
+    "attempts": number("The number of delivery attempts.", 1),
+    "error": or_null(text("The reason why the file is not in S3, in one sentence; else null.", None)),
+    "created_at": text("The time of acceptance (RFC 3339, UTC).", MOMENT, format="date-time"),
+    "updated_at": text("The time of the last change.", MOMENT, format="date-time"),
+    "completed_at": or_null(
+        text("The time when the file became COMPLETE; null until then.", MOMENT, format="date-time")
+    ),
 }
 EVENT: Piece = {
     **{name: FILE[name] for name in ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url")},
     **{name: or_null(FILE[name]) for name in ("name", "mode", "size")},
 }
-CHECK = text("Whether that part answers.", "ok", enum=["ok", "failed"])
+CHECK = text("The result of the check.", "ok", enum=["ok", "failed"])
 PARTS = ("database", "bucket", "broker", "spool", "loops", "scanner")
 
 SCHEMAS: dict[str, Piece] = {
-    "File": record("An upload, and where it stands.", FILE),
+    "File": record("An upload and its status.", FILE),
     "FilePage": record(
-        "Some of your files.",
+        "A page of your files.",
         {
             "files": {"type": "array", "description": "Newest first.", "items": "File", "maxItems": MAX_PAGE},
             "next": or_null(text("The address of the next page; null on the last one.", "/files?cursor=MjAyNi0x")),
         },
     ),
     "Event": record(
-        "What the `data` line of an event holds; `name`, `mode` and `size` are null once the file is deleted.",
+        "The JSON in the `data` line of an event; `name`, `mode` and `size` are null once the file is deleted.",
         EVENT,
     ),
     "StreamEvent": record(
         "One event of a stream (Server-sent events).",
         {
-            "id": text("Its number, for `Last-Event-ID`.", "17", pattern="^[0-9]+$"),
+            "id": text("The event's number, for `Last-Event-ID`.", "17", pattern="^[0-9]+$"),
             "event": text(
                 "`status` when the status has changed, `progress` while the bytes go to S3.",
                 "status",
@@ -112,13 +116,13 @@ SCHEMAS: dict[str, Piece] = {
         },
     ),
     "Problem": record(
-        "What went wrong (RFC 9457).",
+        "A problem (RFC 9457).",
         {
-            "type": text("Always `about:blank`: the status says which problem it is.", "about:blank"),
+            "type": text("Always `about:blank`: the status tells the kind of the problem.", "about:blank"),
             "title": text("The status in words.", "Conflict"),
             "status": number("The status.", 409, minimum=400, maximum=599),
-            "detail": text("What is wrong, in one sentence.", "The file is not in S3."),
-            "file_id": text("The file that it is about.", FILE_ID),
+            "detail": text("The problem, in one sentence.", "The file is not in S3."),
+            "file_id": text("The id of the file that the problem concerns.", FILE_ID),
         },
         optional=("detail", "file_id"),
     ),
@@ -128,38 +132,40 @@ SCHEMAS: dict[str, Piece] = {
         "properties": {
             FIELD: text(
                 "The file: a part with a filename. The part's own header may carry"
-                " `Content-Type`, `Repr-Digest`, `Content-Digest` and `Content-MD5`, which speak of the file.",
+                " `Content-Type`, `Repr-Digest`, `Content-Digest` and `Content-MD5`, for the file alone.",
                 format="binary",
             )
         },
         "required": [FIELD],
     },
     "Index": record(
-        "What this is.",
+        "The service and its endpoints.",
         {
             "name": text("The name of the service.", "Ferryman"),
-            "description": text("What it does."),
+            "description": text("What the service does."),
             "endpoints": {
                 "type": "object",
-                "description": "What each address is for.",
+                "description": "The purpose of each endpoint.",
                 "additionalProperties": {"type": "string"},
             },
         },
     ),
     "Help": record(
-        "How to send a file there.",
+        "How to upload a file here.",
         {
             "description": text("What to send."),
-            "answer": text("What comes back.", "202 at once; a background thread brings it to S3"),
-            "example": text("A line for a shell.", "curl -F file=@report.pdf http://localhost:5000/async_upload"),
+            "answer": text("The response.", "202 at once; a background thread brings it to S3"),
+            "example": text(
+                "A command for a shell.", "curl -F file=@report.pdf http://localhost:5000/async_upload"
+            ),
         },
     ),
     "Alive": record("The process lives.", {"status": text("Always alive.", "alive", const="alive")}),
     "Readiness": record(
-        "Whether the parts that the service leans on answer.",
+        "The state of the parts that the service depends on.",
         {
-            "status": text("All in all.", "ready", enum=["ready", "not ready"]),
-            "checks": record("Part by part.", dict.fromkeys(PARTS, CHECK), optional=("scanner",)),
+            "status": text("The overall state.", "ready", enum=["ready", "not ready"]),
+            "checks": record("The state of each part.", dict.fromkeys(PARTS, CHECK), optional=("scanner",)),
             "oldest_undelivered_seconds": {
                 "type": ["number", "null"],
                 "minimum": 0,
