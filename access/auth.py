@@ -67,7 +67,7 @@ class KeyCheck:
         try:
             return bool(read_key(g.key.id) != g.key)
         except SQLAlchemyError as error:  # without the database there are no events either
-            log.warning("a key cannot be looked at now: %s", error)
+            log.warning("a key could not be checked: %s", error)
             return False
 
 

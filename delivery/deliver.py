@@ -132,7 +132,7 @@ def _source(row: FileRow, stream: str | None) -> BinaryIO:
 
 def _lost_lease(row: FileRow) -> None:
     """Log and count that the lease was lost: another run has the row, or the file was deleted."""
-    log.info("file %s is left to the run that has taken it over, or was deleted", row.id)
+    log.info("file %s was taken over by another run, or deleted", row.id)
     metrics().failed(LeaseLost.__name__)
 
 

@@ -31,7 +31,7 @@ def erase(row: FileRow) -> bool:
         try:
             _remove(row)
         except Exception:  # the file is erased already, and the answer says so
-            log.exception("what is left of the erased file %s is left to the sweep", row.id)
+            log.exception("the remains of the erased file %s are left to the sweep", row.id)
     return True
 
 

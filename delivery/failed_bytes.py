@@ -26,7 +26,7 @@ def keep_to_share(rows: Iterable[FileRow]) -> None:
     for row in sorted(rows, key=lambda row: row.updated_at, reverse=True):
         room -= row.size
         if room < 0:
-            log.warning("the bytes of file %s, which failed, make room for others", row.id)
+            log.warning("dropped the bytes of the failed file %s to make room", row.id)
             spool.drop(row.id)
 
 

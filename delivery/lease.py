@@ -62,7 +62,7 @@ class Heartbeat:
             except (
                 SQLAlchemyError
             ) as error:  # no fault of the transfer; the lease still holds, and the next beat is near
-                log.warning("the lease of file %s is not renewed now: %s", self._row.id, error)
+                log.warning("the lease of file %s could not be renewed: %s", self._row.id, error)
 
     def renew(self) -> None:
         """Renew the lease now, so that the row is this run's for a whole lease.

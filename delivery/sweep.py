@@ -26,7 +26,7 @@ def sweep() -> bool:
     room = 0 if ferry.pool.is_full else max(1, free)
     found = file_queries.due(ferry.spool.id, room)
     for file_id in found:
-        log.info("file %s is due, and swept", file_id)
+        log.info("file %s is due, and submitted by the sweep", file_id)
         submit(file_id)
     has_taken_all_there_was_room_for = len(found) == room
     return free > 0 and has_taken_all_there_was_room_for
