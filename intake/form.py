@@ -63,48 +63,82 @@ def read_form(
     """Write the form's one file into the spool while it arrives, and skip other fields.
 
     Args:
-        request: a multipart/form-data request whose body nobody has read.
+        request: a multipart/form-data request with an unread body.
         incoming: the spool file.
         config: the limits.
-        on_chunk: called with whatever of the file has arrived and is written; at its end with nothing.
-        also_digest: hashlib's names of digests to compute of the file.
+        on_chunk: called with each chunk of the file once it is written, and at the file's end with no bytes.
+        also_digest: names of further digests to compute, as in hashlib.
 
     Raises:
-        UnsupportedUpload: the body is not multipart/form-data, or the file's type is not taken.
-        InvalidUpload: there is not exactly one file, in the field `file`, with a name; or the form is broken; or
-            the file or the body does not match a digest that was sent along.
-        UploadTooLarge: the request or a part's header is over its limit.
+        UnsupportedUpload: the body is not multipart/form-data, or the file's type is not accepted.
+        InvalidUpload: there is not exactly one named file in the field `file`, the form is malformed, or the file
+            or the body does not match a digest from the client.
+        UploadTooLarge: the request or a part's header exceeds its limit.
         Busy: the spool is full.
-        TooSlow: the client stalls, or sends too little to be waited for.
+        TooSlow: the client stalls, or sends too slowly.
 
-    Source: RFC 7578. Digest fields of the request speak of its whole body, those of the part of the file.
+    Source: RFC 7578. Digest fields in the request's header are for the whole body, those in the part's header for
+        the file.
     """
-    received: ReceivedFile | None = None
-    others = _OtherParts()
-    in_file = False
+    reader = _Reader(incoming, config, on_chunk, also_digest)
     for event in _form_events(request, config.MAX_CONTENT_LENGTH):
         if isinstance(event, MultipartSegment):
-            in_file = bool(event.filename)
-            if in_file:
-                chunked_forms.refuse_chunk(others.fields)
-                received = _begin_file(event, received, config, also_digest)
-            else:
-                others.begin(event)
-        elif in_file and received:
-            if event:
-                incoming.write(event)
-                received.digests.update(event)
-                received.head.update(event)
-            if not received.detected_type and (event is None or received.head.is_full):
-                _check_type(received, config)
-            on_chunk(received, event or b"")
-        elif event:
-            others.update(event)
-    chunked_forms.refuse_chunk(others.fields)
-    if received is None:
-        raise InvalidUpload(others.why_no_file)
-    received.digests.verify()
-    return received
+            reader.begin(event)
+        else:
+            reader.update(event)
+    return reader.finish()
+
+
+class _Reader:
+    """Takes the one file out of a form's parts."""
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        config: Config,
+        on_chunk: Callable[[ReceivedFile, bytes], None],
+        also_digest: tuple[str, ...],
+    ) -> None:
+        self._incoming = incoming
+        self._config = config
+        self._on_chunk = on_chunk
+        self._also_digest = also_digest
+        self._received: ReceivedFile | None = None
+        self._others = _OtherParts()
+        self._in_file = False
+
+    def begin(self, part: MultipartSegment) -> None:
+        """Begin a part."""
+        self._in_file = bool(part.filename)
+        if self._in_file:
+            chunked_forms.refuse_chunk(self._others.fields)
+            self._received = _begin_file(part, self._received, self._config, self._also_digest)
+        else:
+            self._others.begin(part)
+
+    def update(self, content: bytes | None) -> None:
+        """Handle content of the present part; None is its end."""
+        if self._in_file and self._received:
+            self._update_file(self._received, content)
+        elif content:
+            self._others.update(content)
+
+    def _update_file(self, received: ReceivedFile, content: bytes | None) -> None:
+        if content:
+            self._incoming.write(content)
+            received.digests.update(content)
+            received.head.update(content)
+        if not received.detected_type and (content is None or received.head.is_full):
+            _check_type(received, self._config)
+        self._on_chunk(received, content or b"")
+
+    def finish(self) -> ReceivedFile:
+        """Return the file, once the form has ended."""
+        chunked_forms.refuse_chunk(self._others.fields)
+        if self._received is None:
+            raise InvalidUpload(self._others.why_no_file)
+        self._received.digests.verify()
+        return self._received
 
 
 class _OtherParts:
