@@ -57,9 +57,18 @@ LONGEST = (
 """The files that take longest: they come first, so that no worker begins one when the others are done."""
 
 
+ONE_AT_A_TIME = ("local/test_run.py", "test_docs.py")
+"""The files that start `make run`: two starts in one second would choose the same ports."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    """Keep the tests of a file in one worker, where they share its servers."""
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    for item in items:
+        name = item.path.relative_to(here).as_posix()
+        item.add_marker(pytest.mark.xdist_group("make run" if name in ONE_AT_A_TIME else name))
 
 
 @pytest.fixture(scope="session")
