@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -195,14 +196,17 @@ DAMAGE: dict[str, lies.Lie] = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+# In the mode crc64nvme the store's word is believed, and s3-doctor warns of a store that only echoes it.
+BELIEVED = ("echoes the checksum", "crc64nvme")
+
+
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("damage", "mode"), [pair for pair in itertools.product(DAMAGE, MODES) if pair != BELIEVED]
+)
 def test_other_bytes_are_never_delivered(
     proxy: LyingProxy, tmp_path: Path, damage: str, way: str, mode: str
 ) -> None:
-    if (damage, mode) == ("echoes the checksum", "crc64nvme"):
-        pytest.skip("this mode says that the store's word is to be believed; s3-doctor warns of it")
     with store_behind(proxy, DAMAGE[damage], mode) as store, pytest.raises(StoreError, match="different bytes"):
         WAYS[way][0](store, tmp_path / "file")
 
