@@ -30,7 +30,7 @@ from tests.kit.ports import free_port
 from tests.kit.programs import NGINX
 from tests.kit.stack import ROOT, wait_for
 
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\((?!http|mailto|#)([^)#]+)(?:#([^)]+))?\)")
 READ = ("json", "dotenv", "text", "mermaid", "nginx", "ini")
 PROGRAMS = "aws|cat|celery|cp|curl|docker|echo|export|flask|gunicorn|kill|make|openssl|pg_dump|pip|psql|python3?"
