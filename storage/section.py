@@ -28,7 +28,7 @@ class Section:
         self._on_progress = on_progress
 
     def read(self, size: int = -1) -> bytes:
-        """Read so many bytes, or the rest."""
+        """Read a number of bytes, or the rest."""
         left = self._size - self._position
         data = self._at(self._position, left if size < 0 else min(size, left))
         self._position += len(data)

@@ -22,15 +22,15 @@ HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.~%!$&'()*+,;=-]*)(:\d*)?", re.ASCII)
 
 
 class TooSlow(NoMoreData, TimeoutError):  # type: ignore[misc]
-    """The client used up its patience: gunicorn drops it as one that left, the app may still answer."""
+    """The client is too slow. gunicorn treats it as gone; the app may still answer."""
 
 
 class Malformed(NoMoreData, ValueError):  # type: ignore[misc]
-    """The body's framing is wrong: nobody knows where the next request starts, the app may still answer."""
+    """The body's framing is malformed, so the start of the next request is unknown; the app may still answer."""
 
 
 class Unreader(SocketUnreader):  # type: ignore[misc]
-    """Reads from a client that may let us wait for so long, and earns time anew by what it sends.
+    """Reads from a client with limited patience, which the client's bytes extend.
 
     The kernel waits and gathers. gunicorn takes a body in the pieces in which it comes, asks before each whether
     it is there, and copies it several times.
@@ -47,7 +47,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         self._patience = self._left = patience
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
-        """Read so many bytes, fewer only at the end; without a size, read what is there."""
+        """Read a number of bytes, fewer only at the end; without a size, read the available bytes."""
         if size is None or size < 0:
             return bytes(super().read(size, read_ahead))
         held = self.take_buffered()
@@ -60,7 +60,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         return data[:size]
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Receive what is there; time counts only while we wait for it."""
+        """Receive the available bytes; only the waiting time counts."""
         return self._receive(min(max(size_hint or 0, self.mxchunk), self.max_body_chunk))
 
     def available(self) -> int:
@@ -82,7 +82,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         return data
 
     def _earn(self, waited: float, received: int) -> None:
-        """Count the time that we waited, and what was earned by it."""
+        """Count the waiting time, and the time earned by the received bytes."""
         left = max(min(self._left - waited + received / MIN_BYTES_PER_SECOND, self._patience), 0.001)
         if left != self._left:
             self._left = left
@@ -90,7 +90,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
 
 
 class Body(http.body.Body):  # type: ignore[misc]
-    """A request's body that hands on what was read, without a copy, while nothing is held back from before.
+    """A request's body that passes read bytes on without a copy while its buffer is empty.
 
     Args:
         reader: gunicorn's reader of the body.
@@ -102,13 +102,13 @@ class Body(http.body.Body):  # type: ignore[misc]
         self._awaiting = awaiting
 
     def read(self, size: int | None = None) -> bytes:
-        """Read so many bytes, or the rest."""
+        """Read a number of bytes, or the rest."""
         if size is None or not 0 < size <= http.body.MAX_READ_STEP or self.buf.tell():
             return bytes(super().read(size))
         return bytes(self._read_reader(size))
 
     def is_read(self) -> bool:
-        """Return True if all of it was read. A small rest that is here already is thrown away."""
+        """Returns True if the whole body was read. A small rest that has arrived is discarded."""
         if self.failed:
             return False
         left = getattr(self.reader, "length", None)
@@ -120,7 +120,7 @@ class Body(http.body.Body):  # type: ignore[misc]
         return bool(self.reader.length == 0)
 
     def _read_reader(self, size: int) -> bytes:
-        """Read from the client; one that waits for it is first told to send.
+        """Read from the client, after `100 Continue` if it expects that.
 
         Source: RFC 9110, section 10.1.1: who decides by the headers alone answers at once.
         """
@@ -134,7 +134,7 @@ class Body(http.body.Body):  # type: ignore[misc]
 
 
 class Request(http.message.Request):  # type: ignore[misc]
-    """A request that says `Connection: close` unless its whole body was read before the answer.
+    """A request that closes the connection unless its whole body was read before the response.
 
     Source: RFC 9112, section 9.6: what is left of it would be taken for the next request.
     """
@@ -143,7 +143,7 @@ class Request(http.message.Request):  # type: ignore[misc]
     _expected_100_continue: bool
 
     def set_body_reader(self) -> None:
-        """Check the headers that say how and to whom it is sent, and choose how the body is read.
+        """Check the framing headers and the Host, and choose how the body is read.
 
         Raises:
             InvalidHeader: there is no Host, or it is none.
@@ -161,7 +161,7 @@ class Request(http.message.Request):  # type: ignore[misc]
         self._expected_100_continue = False  # gunicorn would say it before the app has seen the headers
 
     def should_close(self) -> bool:
-        """Return True if no other request may follow; it stays so."""
+        """Returns True if no other request can follow on the connection."""
         if not self.must_close and not self.body.is_read():
             self.force_close()
         return bool(super().should_close())

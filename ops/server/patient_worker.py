@@ -1,4 +1,4 @@
-"""gunicorn's thread worker with patience: a client holds a thread only while it sends, and keeps pace."""
+"""gunicorn's thread worker for slow clients: a client holds a thread only while it sends fast enough."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DISCARD_BYTES = 256 * 1024
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A connection that has no thread before its client sends, and is closed once.
+    """A connection that gets a thread when its client sends, and is closed exactly once.
 
     Args:
         patience: seconds that the client may let us wait.
@@ -41,7 +41,7 @@ class Connection(TConn):  # type: ignore[misc]
         self._discarded = 0
 
     def init(self) -> None:
-        """Let the client's pace be watched, and an answer that it does not read be given up."""
+        """Watch the client's pace, and give up responses that it does not read."""
         fresh = not self.initialized
         super().init()
         if fresh and not self.is_http2:
@@ -55,7 +55,7 @@ class Connection(TConn):  # type: ignore[misc]
                 self.parser.unreader = Unreader(self.sock, self._patience)
 
     def close(self, graceful: bool = False) -> None:
-        """Close, unless that is done; only say goodbye where the client may still send.
+        """Close once; where the client may still send, close only our side.
 
         Source: RFC 9112, section 9.6: what arrives after a close resets the connection, with the answer in it.
         """
@@ -69,7 +69,7 @@ class Connection(TConn):  # type: ignore[misc]
         super().close()
 
     def discard(self) -> bool:
-        """Throw away what the client sends. Returns False if it has closed its side, or has sent too much."""
+        """Discard what the client sends. Returns False if it has closed its side or sent too much."""
         try:
             received = len(self.sock.recv(DISCARD_BYTES))
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -80,7 +80,7 @@ class Connection(TConn):  # type: ignore[misc]
         return bool(received) and self._discarded < LINGER_BYTES
 
     def _is_done(self) -> bool:
-        """Whether the client has sent its whole request, said that no other follows, and kept to it."""
+        """Returns True if the client has sent its whole request, announced that no other follows, and sent none."""
         request = getattr(self.parser, "mesg", None)
         if request is None or not request.should_close() or getattr(request.body.reader, "length", None) != 0:
             return False
@@ -88,7 +88,7 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gthread, but for three things that let a few dozen clients stop it, and for one that slows it down.
+    """gthread, without three weaknesses by which a few dozen clients can stop it, and one that slows it down.
 
     gunicorn 27 gives every new connection a thread for up to 5 s, waits for bytes without end, and waits up to 2 s
     in its main loop for the other side to close.
@@ -100,7 +100,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     wsgi: WSGI
 
     def init_process(self) -> None:
-        """Work in long runs: a thread that wakes up takes no core from the one whose interpreter it must wait for.
+        """Use batch scheduling: a thread that wakes up takes no core from the one that holds the interpreter.
 
         Source: SCHED_BATCH in sched(7). Some systems have none, and some containers do not allow it.
         """
@@ -110,7 +110,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Watch how the app's answers begin."""
+        """Watch how the app's responses begin."""
         super().load_wsgi()
         self.wsgi = watched(self.wsgi)
 
@@ -129,7 +129,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
 
     def handle(self, conn: Any) -> Any:
-        """Answer a client that asks again at once without the main loop's help, and close in the thread."""
+        """Answer further requests of a client without the main loop, and close in the thread."""
         keep = super().handle(conn)
         for _ in range(REQUESTS_IN_A_ROW):
             if not keep or not self.alive or not _is_readable(conn.sock, NEXT_REQUEST_SECONDS):
@@ -140,7 +140,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return keep
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        """Answer what never reached the app, or what the app could not answer."""
+        """Answer requests that never reached the app, or that the app could not answer."""
         answer = refusal(req, addr[0] if isinstance(addr, tuple) else "", exc)
         if answer.status_code == 500:
             self.at_failure()
@@ -148,7 +148,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             client.sendall(wire(answer, with_body=getattr(req, "method", None) != "HEAD"))
 
     def finish_request(self, conn: Any, fs: Any) -> None:
-        """Wait in the poller, for some time, until a client has closed its side that may still send."""
+        """Wait in the poller, for a limited time, until the client has closed its side."""
         if not conn.is_lingering:
             super().finish_request(conn, fs)
             return
@@ -158,7 +158,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._discard, conn))
 
     def murder_pending(self) -> None:
-        """Close those too that did not close their side in time."""
+        """Close also the connections whose clients did not close in time."""
         super().murder_pending()
         now = time.monotonic()
         while self.lingering and (first := next(iter(self.lingering))).timeout <= now:
@@ -175,7 +175,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """At a stop, let go those who watch, and do not wait for those that never said anything."""
+        """At a stop, close event streams and connections without a request."""
         self.at_stop()
         super()._cap_keepalive(deadline)
         for connection in (*self.pending_conns, *self.lingering):

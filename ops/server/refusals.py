@@ -43,7 +43,7 @@ WSGI: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]
 
 
 class AnswerFailed(Exception):
-    """The server refuses to send what the app answered.
+    """The server refuses to send the app's response.
 
     Args:
         request_id: what the app's own log lines call the request.
@@ -55,7 +55,7 @@ class AnswerFailed(Exception):
 
 
 def watched(app: WSGI) -> WSGI:
-    """Let the connection close after a failure of ours, and let answers that cannot be sent be told from requests.
+    """Close the connection after a server error, and tell unsendable responses from bad requests.
 
     Args:
         app: the application; its server reads the body by framing.Body.
@@ -76,7 +76,7 @@ def watched(app: WSGI) -> WSGI:
 
 
 def refusal(request: Any, address: str, error: BaseException) -> Response:
-    """Make the answer to a request that the server could not read or the app could not answer, and log it.
+    """Return the response to a request that could not be read or answered, and log it.
 
     Args:
         request: gunicorn's request, if it was read so far.
@@ -99,7 +99,7 @@ def refusal(request: Any, address: str, error: BaseException) -> Response:
 
 
 def wire(answer: Response, with_body: bool) -> bytes:
-    """Write an answer as it is sent; without its body, if HEAD asked."""
+    """Return a response as bytes; without its body for HEAD."""
     head = [f"HTTP/1.1 {answer.status}", *(f"{name}: {value}" for name, value in answer.headers)]
     return "\r\n".join([*head, "", ""]).encode("latin-1") + (answer.get_data() if with_body else b"")
 
