@@ -80,7 +80,7 @@ class Connection(TConn):  # type: ignore[misc]
         return bool(received) and self._discarded < LINGER_BYTES
 
     def _is_done(self) -> bool:
-        """Returns True if the client has sent its whole request, announced that no other follows, and sent none."""
+        """Returns True if the client has sent its whole request, and neither announced nor sent another."""
         request = getattr(self.parser, "mesg", None)
         if request is None or not request.should_close() or getattr(request.body.reader, "length", None) != 0:
             return False
