@@ -61,6 +61,7 @@ ONE_AT_A_TIME = ("local/test_run.py", "test_docs.py")
 """The files that start `make run`: two starts in one second would choose the same ports."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups right after
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one worker, where they share its servers."""
     here = Path(__file__).parent
