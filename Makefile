@@ -17,7 +17,7 @@ run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=
 	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python -m local.run
 
 test: .venv/test ## Run all tests on real servers, with coverage (WORKERS=4 ARGS="-k contract")
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term:skip-covered \
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered \
 		-m "not faults and not fuzz and not soak and not scale" $(ARGS)
 
 faults: .venv/test ## Run the whole fault kit: everything that can die, at every step

@@ -44,7 +44,6 @@ Flask.test_client_class = Client
 LONGEST = (
     "local/test_run.py",
     "openapi/test_openapi.py",
-    "test_docs.py",
     "storage/test_stores.py",
     "storage/test_spool_disk.py",
     "ops/test_slow_clients.py",
@@ -53,23 +52,17 @@ LONGEST = (
     "core/test_migrations.py",
     "web/test_page.py",
     "faults/test_faults.py",
+    "test_docs.py",
 )
-"""The files that take longest: they come first, so that no worker begins one when the others are done."""
+"""The files that take longest: they come first, so that no worker begins one when the others are done.
+
+test_docs comes after test_run has ended: both start `make run`, and two starts in one second choose the same ports.
+"""
 
 
-ONE_AT_A_TIME = ("local/test_run.py", "test_docs.py")
-"""The files that start `make run`: two starts in one second would choose the same ports."""
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups right after
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one worker, where they share its servers."""
-    here = Path(__file__).parent
-    places = {here / name: place for place, name in enumerate(LONGEST)}
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
-    for item in items:
-        name = item.path.relative_to(here).as_posix()
-        item.add_marker(pytest.mark.xdist_group("make run" if name in ONE_AT_A_TIME else name))
 
 
 @pytest.fixture(scope="session")
