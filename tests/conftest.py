@@ -56,7 +56,7 @@ LONGEST = (
 )
 """The files that take longest: they come first, so that no worker begins one when the others are done.
 
-test_docs comes after test_run has ended: both start `make run`, and two starts in one second choose the same ports.
+test_docs comes when test_run has ended: both start `make run`, and two starts at once choose the same ports.
 """
 
 
