@@ -11,6 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import routes
 from access import auth, throttle
+from access.team_tokens import TeamTokens
 from access.throttle import Throttle
 from config import Config
 from core import background, database, logs, metrics, problems
@@ -29,7 +30,7 @@ from openapi import document as openapi_document
 from ops import cli, health, scrape
 from storage.spool import Spool
 from storage.store import Store
-from web import content, listing, pages, security_headers
+from web import content, cors, edits, links, listing, pages, security_headers, tokens
 
 
 class JSONProvider(DefaultJSONProvider):
@@ -62,11 +63,13 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     Migrate(app, database.db)
     app.extensions["ferryman"] = _parts(app, config)
     problems.init_app(app)
+    cors.init_app(app)
     auth.init_app(app)
     throttle.init_app(app)
     event_log.init_app(app)
     webhooks.init_app(app)
-    for view in (pages, upload_help, routes, listing, content, streams, health, scrape):
+    health.init_app(app)
+    for view in (pages, upload_help, routes, listing, content, edits, links, tokens, streams, health, scrape):
         app.register_blueprint(view.bp)
     openapi_document.init_app(app)
     cli.init_app(app)
@@ -84,7 +87,8 @@ def _parts(app: Flask, config: Config) -> Services:
         store=Store(config),
         pool=UploadPool(config.UPLOAD_THREADS, config.UPLOAD_BACKLOG),
         celery=make_celery(app, config, spool.id),
-        throttle=Throttle(config.CELERY_BROKER_URL, config.KEY_REQUESTS_PER_MINUTE),
+        throttle=Throttle(config),
+        team_tokens=TeamTokens(config) if config.takes_team_tokens else None,
         bell=bell,
         hub=Hub(bell),
         scanner=Scanner(config.CLAMD_ADDRESS, config.CLAMD_MAX_BYTES) if config.CLAMD_ADDRESS else None,

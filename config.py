@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 import click
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 from urllib3.util import parse_url
@@ -23,6 +25,11 @@ FOLDER_PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+", re.ASCII)
 CLAMD = re.compile(r"unix:/.+|[^/]+:(?P<port>\d{1,5})", re.ASCII)
 HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 MAX_PORT = 65_535
+MIN_SECRET_BYTES = 32
+ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9]\d{0,4}))?", re.ASCII
+)
+USUAL_PORTS = {"http": "80", "https": "443"}
 CHECKSUM_MODES = ("auto", "crc64nvme", "readback")
 ADDRESSING_STYLES = ("auto", "path", "virtual")
 # As botocore takes them: other values would fail each request.
@@ -77,6 +84,19 @@ class Config:
     KEY_REQUESTS_PER_MINUTE: int = _at_least(0, 6000)
     KEY_BYTES_PER_DAY: int = _at_least(0, 0)
     KEY_FILES_IN_FLIGHT: int = _at_least(0, 1000)
+    SUBJECT_REQUESTS_PER_MINUTE: int = _at_least(0, 600)
+    SUBJECT_BYTES_PER_DAY: int = _at_least(0, 0)
+    SUBJECT_FILES_IN_FLIGHT: int = _at_least(0, 100)
+    TOKEN_SECRET: str | None = field(default=None, repr=False)
+    TOKEN_SECRET_OLD: str | None = field(default=None, repr=False)
+    JWT_JWKS_URL: str | None = None
+    JWT_PUBLIC_KEY: str | None = None
+    JWT_SECRET: str | None = field(default=None, repr=False)
+    JWT_ISSUER: str | None = None
+    JWT_AUDIENCE: str | None = None
+    JWT_OWNER: str = ""
+    JWT_SUBJECT_CLAIM: str = "sub"
+    CORS_ORIGINS: tuple[str, ...] = ()
     TRUSTED_PROXIES: int = _at_least(0, 0)
     TRUSTED_HOSTS: tuple[str, ...] = ()
     S3_BUCKET_NAME: str
@@ -112,6 +132,8 @@ class Config:
     MAX_ATTEMPTS: int = _at_least(1, 2000)
     RETRY_WINDOW_SECONDS: int = _at_least(0, 24 * 3600)
     ERROR_RETENTION_SECONDS: int = _at_least(0, 7 * 24 * 3600)
+    FILE_TTL_SECONDS: int = _at_least(0, 0)
+    ROW_RETENTION_SECONDS: int = _at_least(0, 0)
     PROMETHEUS_MULTIPROC_DIR: str = ""
     LOG_FORMAT: str = field(default="json", metadata={"choices": LOG_FORMATS})
     LOG_LEVEL: str = field(default="info", metadata={"choices": LOG_LEVELS})
@@ -167,6 +189,12 @@ class Config:
         if self.CLAMD_ADDRESS and not _is_clamd(self.CLAMD_ADDRESS):
             raise ConfigError("CLAMD_ADDRESS must be host:port or unix:/path.")
         self._check_places()
+        self._check_tokens()
+        if not all(map(_is_origin, self.CORS_ORIGINS)):
+            raise ConfigError(
+                "CORS_ORIGINS must be * or origins such as https://app.example.com, as browsers send them:"
+                " in lower case, without a path, a trailing dot or the usual port."
+            )
         if self.WEBHOOK_URL and not _is_web_address(self.WEBHOOK_URL):
             raise ConfigError("WEBHOOK_URL must be an http:// or https:// address, without a user's name in it.")
         if self.WEBHOOK_URL and not _is_webhook_secret(self.WEBHOOK_SECRET or ""):
@@ -187,6 +215,30 @@ class Config:
             )
         if "://" not in self.CELERY_BROKER_URL:
             raise ConfigError("CELERY_BROKER_URL must be an address such as redis://host:6379/0.")
+
+    def _check_tokens(self) -> None:
+        for name in ("TOKEN_SECRET", "TOKEN_SECRET_OLD", "JWT_SECRET"):
+            if 0 < len((getattr(self, name) or "").encode()) < MIN_SECRET_BYTES:
+                raise ConfigError(f"{name} must have at least {MIN_SECRET_BYTES} bytes.")
+        sources = [self.JWT_JWKS_URL, self.JWT_PUBLIC_KEY, self.JWT_SECRET]
+        if len(sources) - sources.count(None) > 1:
+            raise ConfigError("Only one of JWT_JWKS_URL, JWT_PUBLIC_KEY and JWT_SECRET must be set.")
+        if any(sources) and not self.JWT_OWNER.strip():
+            raise ConfigError("JWT_OWNER must name the owner of the files of those who come with a JWT.")
+        if self.JWT_JWKS_URL and not _is_web_address(self.JWT_JWKS_URL):
+            raise ConfigError("JWT_JWKS_URL must be an http:// or https:// address, without a user's name in it.")
+        if self.JWT_PUBLIC_KEY and not _is_public_key(self.JWT_PUBLIC_KEY):
+            raise ConfigError("JWT_PUBLIC_KEY must be a public key in PEM, such as JWT_PUBLIC_KEY_FILE may hold.")
+
+    @property
+    def takes_team_tokens(self) -> bool:
+        """True if a team's own JWTs are credentials here."""
+        return bool(self.JWT_JWKS_URL or self.JWT_PUBLIC_KEY or self.JWT_SECRET)
+
+    @property
+    def token_secrets(self) -> tuple[str, ...]:
+        """The secrets that may have signed an upload token."""
+        return tuple(secret for secret in (self.TOKEN_SECRET, self.TOKEN_SECRET_OLD) if secret)
 
     @property
     def addressing_style(self) -> str:
@@ -257,6 +309,24 @@ def _is_web_address(text: str) -> bool:
     except ValueError:
         return False
     return url.scheme in ("http", "https") and bool(url.host) and not url.auth
+
+
+def _is_origin(text: str) -> bool:
+    """Source: RFC 6454, section 6.1; browsers leave out the usual port."""
+    if text == "*":
+        return True
+    found = ORIGIN.fullmatch(text)
+    return (
+        found is not None and int(found["port"] or 1) <= MAX_PORT and found["port"] != USUAL_PORTS[found["scheme"]]
+    )
+
+
+def _is_public_key(text: str) -> bool:
+    try:
+        load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _has_driver(uri: str) -> bool:

@@ -25,6 +25,7 @@ from storage.s3.requests import ObjectInfo
 from storage.section import CHUNK_BYTES, Section
 from storage.store import Progress, Store
 
+MAX_NAME_BYTES = 255  # as in most file systems
 MAX_STEM = 100
 MAX_EXTENSION = 16
 MAX_CONTENT_TYPE = 255
@@ -57,11 +58,7 @@ def rename_file(filename: str, now: datetime | None = None, content_type: str = 
     Raises:
         InvalidUpload: the name is empty, or holds a NUL.
     """
-    name = PurePosixPath(filename.replace("\\", "/")).name.strip()
-    if not name.strip("."):
-        raise InvalidUpload("The file has no name.")
-    if "\0" in filename:
-        raise InvalidUpload("The file's name holds a NUL character.")
+    name = _last_part(filename)
     stem, _, extension = name.rpartition(".")
     if not stem.strip(". ") or not extension.strip():  # as of Makefile, .profile, and a name that ends in a dot
         stem, extension = name, (mimetypes.guess_extension(content_type.partition(";")[0]) or "").strip(".")
@@ -69,6 +66,34 @@ def rename_file(filename: str, now: datetime | None = None, content_type: str = 
     extension = secure_filename(extension.lower())[:MAX_EXTENSION] or "bin"
     timestamp = (now or datetime.now(UTC)).strftime("%Y%m%d%H%M%S")
     return f"{timestamp}--{stem}-{secrets.token_hex(8)}.{extension}"
+
+
+def check_name(filename: str) -> None:
+    """Check that a file can have a name.
+
+    Args:
+        filename: the name as the client sent it; may be anything.
+
+    Raises:
+        InvalidUpload: the name is empty, too long, or holds a NUL or half a character.
+    """
+    try:
+        size = len(filename.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise InvalidUpload("The file's name holds half a character.") from None
+    if size > MAX_NAME_BYTES:
+        raise InvalidUpload(f"A file name must not exceed {MAX_NAME_BYTES} bytes.")
+    _last_part(filename)
+
+
+def _last_part(filename: str) -> str:
+    """Return the last part of a file's name, without the folders in front of it."""
+    name = PurePosixPath(filename.replace("\\", "/")).name.strip()
+    if not name.strip("."):
+        raise InvalidUpload("The file has no name.")
+    if "\0" in filename:
+        raise InvalidUpload("The file's name holds a NUL character.")
+    return name
 
 
 def is_own_key(key: str) -> bool:

@@ -15,6 +15,7 @@ from core import logs
 from events.hub import MAX_WATCHERS
 from events.webhook_sender import Sender
 from ops.sweeper import Sweeper
+from web import cors
 
 load_dotenv()
 
@@ -64,6 +65,7 @@ def post_worker_init(worker: Any) -> None:
         part.start()
     worker.patience = ours.CLIENT_PATIENCE_SECONDS
     worker.at_failure = partial(worker.app.callable.extensions["ferryman.metrics"].failed, "Unexpected")
+    worker.share = partial(cors.headers_for, allowed=ours.CORS_ORIGINS)
     worker.at_stop = worker.app.callable.extensions["ferryman"].hub.close
 
 

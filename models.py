@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Select,
     String,
     Text,
+    TextClause,
     Update,
     and_,
     bindparam,
@@ -34,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from core import metadata
 from core.database import UtcDateTime, db, transaction, utcnow
 from core.file_row import FileRow
 from core.names import fold
@@ -53,6 +55,9 @@ file_ended = _signals.signal("file-ended")
 
 file_settled = _signals.signal("file-settled")
 """A COMPLETE file has its SHA-256, or will never have one; or a file was deleted."""
+
+file_expired = _signals.signal("file-expired")
+"""A file was deleted because its time was over."""
 
 
 class Mode(enum.StrEnum):
@@ -80,6 +85,30 @@ class UploadStatus(enum.StrEnum):
 # Literal, not bound: only so SQLite sees that it is the condition of a partial index.
 UNDELIVERED = text("upload_status IN ('PENDING', 'PROCESSING')")
 ERASED = text("erased_at IS NOT NULL")
+EXPIRES = text("expires_at IS NOT NULL AND erased_at IS NULL")
+OF_USER = text("subject IS NOT NULL")
+
+
+class MetadataEntry(db.Model):  # type: ignore[name-defined,misc]
+    """One name of a file's metadata with its value, for searches."""
+
+    __tablename__ = "file_metadata"
+    __table_args__ = (Index("ix_file_metadata_file_id", "file_id"),)
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Of the name and the value."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
+    """The file's, so that the index gives the newest first."""
+    file_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+
+    @classmethod
+    def write(cls, connection: Connection, row: FileRow, words: metadata.Metadata) -> None:
+        """Write the entries of a row's metadata, in the transaction of the caller."""
+        same = {"owner": row.owner, "created_at": row.created_at, "file_id": row.id}
+        entries = [{**same, "digest": metadata.digest(*pair)} for pair in words.items()]
+        if entries:
+            connection.execute(insert(cls), entries)
 
 
 class File(db.Model):  # type: ignore[name-defined,misc]
@@ -97,14 +126,25 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             postgresql_where=UNDELIVERED,
             sqlite_where=UNDELIVERED,
         ),
-        Index("ix_files_owner", "owner", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
+        Index("ix_files_in_flight", "owner", "subject", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
         Index("ix_files_owner_created_at", "owner", "created_at", "id"),
+        Index(
+            "ix_files_subject_created_at",
+            "owner",
+            "subject",
+            "created_at",
+            "id",
+            postgresql_where=OF_USER,
+            sqlite_where=OF_USER,
+        ),
+        Index("ix_files_expires_at", "expires_at", postgresql_where=EXPIRES, sqlite_where=EXPIRES),
         Index("ix_files_upload_status_created_at", "upload_status", "created_at", "id"),
         Index("ix_files_erased_at", "erased_at", postgresql_where=ERASED, sqlite_where=ERASED),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     owner: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str | None] = mapped_column(String(255))
     name: Mapped[str] = mapped_column(Text)
     name_search: Mapped[str] = mapped_column(Text, server_default="")
     key: Mapped[str] = mapped_column(String(255), unique=True)
@@ -113,6 +153,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     content_type: Mapped[str] = mapped_column(String(255))
     detected_type: Mapped[str] = mapped_column(String(255), server_default="")
     crc64nvme: Mapped[str] = mapped_column(String(12))
+    user_metadata: Mapped[str | None] = mapped_column(Text)
     spool_id: Mapped[str] = mapped_column(String(32))
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
     retry_until: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -129,6 +170,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     erased_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     @classmethod
@@ -141,6 +183,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     def insert(cls, connection: Connection, draft: FileRow) -> None:
         """Write a new row, in the transaction of the caller."""
         connection.execute(_INSERT, vars(draft))
+        MetadataEntry.write(connection, draft, metadata.load(draft.user_metadata))
         _send(file_changed, connection, draft.id, kind=STATUS)
 
     @classmethod
@@ -150,11 +193,18 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             return cast(FileRow | None, connection.execute(_BY_ID, {"file_id": file_id}).first())
 
     @classmethod
-    def find_own(cls, file_id: str, owner: str) -> FileRow | None:
-        """Return the owner's row, or None if it is missing, deleted or somebody else's."""
+    def find_own(cls, file_id: str, owner: str, subject: str | None = None) -> FileRow | None:
+        """Return the owner's row, or None if it is missing, deleted or somebody else's.
+
+        Args:
+            file_id: the row.
+            owner: whose it must be.
+            subject: the user of the owner whose it must be; None for anybody's.
+        """
+        of_owner = {"file_id": file_id, "owner": owner}
+        own = (_OWN_BY_ID, of_owner) if subject is None else (_USERS_BY_ID, {**of_owner, "subject": subject})
         with db.engine.connect() as connection:
-            found = connection.execute(_OWN_BY_ID, {"file_id": file_id, "owner": owner}).first()
-            return cast(FileRow | None, found)
+            return cast(FileRow | None, connection.execute(*own).first())
 
     @classmethod
     def claim(cls, file_id: str, run_id: str, lease_seconds: float, spool_id: str | None = None) -> FileRow | None:
@@ -240,27 +290,58 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         )
 
     @classmethod
+    def edit(cls, row: FileRow, name: str, words: metadata.Metadata) -> bool:
+        """Change the shown name and the metadata. Returns False if they are not as in `row` any more."""
+        known = metadata.load(row.user_metadata)
+        is_same = [cls.name == row.name, cls.user_metadata.is_not_distinct_from(row.user_metadata)]
+        values = {
+            "name": name,
+            "name_search": fold(name),
+            "user_metadata": metadata.dump(words) if words else None,
+        }
+        changed = update(cls).where(cls.id == row.id, cls.erased_at.is_(None), *is_same).values(**values)
+        with transaction() as connection:
+            if connection.execute(changed).rowcount != 1:
+                return False
+            if words != known:
+                connection.execute(delete(MetadataEntry).where(MetadataEntry.file_id == row.id))
+                MetadataEntry.write(connection, row, words)
+            _send(file_changed, connection, row.id, kind=STATUS)
+            return True
+
+    @classmethod
     def erase(cls, file_id: str, owner: str) -> bool:
         """Any status -> ERROR, hidden; a run loses its lease. Returns False if the owner has no such row."""
+        return cls._hide(file_id, cls.owner == owner, "Deleted.", file_settled)
+
+    @classmethod
+    def expire(cls, file_id: str) -> bool:
+        """As `erase`, for a row whose time is over. Returns False if it is not, or another sweep has done it."""
+        return cls._hide(file_id, cls.expires_at <= utcnow(), "Expired.", file_settled, file_expired)
+
+    @classmethod
+    def _hide(cls, file_id: str, where: ColumnElement[bool], error: str, *signals: NamedSignal) -> bool:
         now = utcnow()
         is_running = cls.upload_status == UploadStatus.PROCESSING
         return cls._move(
             file_id,
-            [cls.owner == owner, cls.erased_at.is_(None)],
-            signal=file_settled,
+            [where, cls.erased_at.is_(None)],
+            STATUS,
+            *signals,
             # What a run is sending now may still arrive until its lease is over.
             due_at=case((is_running, cls.due_at), else_=now),
             upload_status=UploadStatus.ERROR,
-            error="Deleted.",
+            error=error,
             lease_owner=None,
             erased_at=now,
         )
 
     @classmethod
-    def remove(cls, file_id: str) -> None:
-        """Delete an erased row whose object and bytes are gone."""
+    def remove(cls, file_ids: Collection[str], where: ColumnElement[bool] | TextClause = ERASED) -> None:
+        """Delete rows, by default erased ones whose object and bytes are gone, with what is kept beside them."""
         with transaction() as connection:
-            connection.execute(delete(cls).where(cls.id == file_id, ERASED))
+            gone = connection.scalars(delete(cls).where(cls.id.in_(file_ids), where).returning(cls.id)).all()
+            connection.execute(delete(MetadataEntry).where(MetadataEntry.file_id.in_(gone)))
 
     @classmethod
     def _held_by(cls, run_id: str | BindParameter[str]) -> list[ColumnElement[bool]]:
@@ -272,14 +353,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         file_id: str,
         where: Sequence[ColumnElement[bool]],
         kind: str | None = STATUS,
-        signal: NamedSignal | None = None,
+        *signals: NamedSignal,
         **values: Any,
     ) -> bool:
         with transaction() as connection:
             moved = connection.execute(update(cls).where(cls.id == file_id, *where).values(**values)).rowcount == 1
             if moved and kind:
                 _send(file_changed, connection, file_id, kind=kind)
-            if moved and signal:
+            for signal in signals if moved else ():
                 _send(signal, connection, file_id)
             return moved
 
@@ -318,6 +399,7 @@ def _is_due(now: Any, far: Any) -> ColumnElement[bool]:
 # What every upload runs is made once: building a statement takes as long as running it.
 _BY_ID = select(File).where(File.id == bindparam("file_id"))
 _OWN_BY_ID = _BY_ID.where(File.owner == bindparam("owner"), File.erased_at.is_(None))
+_USERS_BY_ID = _OWN_BY_ID.where(File.subject == bindparam("subject"))
 _INSERT = insert(File.__table__)
 _NO_VALUES = dict.fromkeys(column.key for column in File.__table__.columns)
 _LEASE_IS_OVER = and_(File.upload_status == UploadStatus.PROCESSING, _is_due(bindparam("now"), bindparam("far")))

@@ -8,6 +8,8 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
+from access import auth
+from access.principal import Grant
 from core.errors import Conflict, StoreError
 from core.file_row import FileRow
 from core.services import services
@@ -23,6 +25,7 @@ bp = Blueprint("files", __name__)
 
 
 @bp.post("/normal_upload")
+@auth.needs(Grant.UPLOAD)
 def normal_upload() -> Response:
     """Upload a file and answer when it is in S3.
     ---
@@ -42,6 +45,7 @@ def normal_upload() -> Response:
 
 
 @bp.post("/async_upload")
+@auth.needs(Grant.UPLOAD)
 def async_upload() -> Response:
     """Upload a file and answer at once; a background thread delivers it.
     ---
@@ -56,6 +60,7 @@ def async_upload() -> Response:
 
 
 @bp.post("/celery_upload")
+@auth.needs(Grant.UPLOAD)
 def celery_upload() -> Response:
     """Upload a file and answer at once; a Celery worker delivers it.
     ---
@@ -70,6 +75,7 @@ def celery_upload() -> Response:
 
 
 @bp.get("/files/<file_id>")
+@auth.needs(Grant.READ)
 def file_status(file_id: str) -> BaseResponse:
     """Return a file's status, or 304 if it has not changed; with `Prefer: wait`, as soon as it changes.
     ---
@@ -90,6 +96,7 @@ def file_status(file_id: str) -> BaseResponse:
 
 
 @bp.delete("/files/<file_id>")
+@auth.needs(Grant.DELETE)
 def delete(file_id: str) -> tuple[str, HTTPStatus]:
     """Delete a file: row, object and spooled bytes.
     ---
@@ -105,6 +112,7 @@ def delete(file_id: str) -> tuple[str, HTTPStatus]:
 
 
 @bp.post("/files/<file_id>/retry")
+@auth.needs(Grant.UPLOAD)
 def retry(file_id: str) -> Response:
     """Retry the delivery of a file in ERROR, if its bytes are still available.
     ---

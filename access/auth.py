@@ -1,4 +1,4 @@
-"""Authentication: every request must present an API key unless its view is public."""
+"""Authentication: a request needs a credential with the grant of its view, unless the view is public."""
 
 from __future__ import annotations
 
@@ -11,28 +11,34 @@ from flask import Flask, current_app, g, request
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from access import origin
-from access.keys import FILES, METRICS, OPEN_OWNER, ApiKey, find_key, read_key
-from core.errors import Forbidden, Unauthorized
+from access import origin, tokens
+from access.keys import METRICS, ApiKey, find_key, read_key
+from access.principal import KEY_GRANTS, OPEN, Grant, Principal
+from core.errors import Expired, Forbidden, Unauthorized
 from core.services import services
 
 log = logging.getLogger(__name__)
 
 KEY_CHECK_SECONDS = 10.0  # how often a request that lasts looks at its key again
+UNMARKED = "unmarked"
 
 View = TypeVar("View", bound=Callable[..., object])
 
 
 def public(view: View) -> View:
-    """Mark a view that needs no key."""
-    view.role = None  # type: ignore[attr-defined]
+    """Mark a view that needs no credential."""
+    view.grant = None  # type: ignore[attr-defined]
     return view
 
 
-def for_metrics(view: View) -> View:
-    """Mark a view that only a key for metrics opens."""
-    view.role = METRICS  # type: ignore[attr-defined]
-    return view
+def needs(grant: Grant) -> Callable[[View], View]:
+    """Mark a view that needs a grant. A view without a mark is closed for everyone."""
+
+    def mark(view: View) -> View:
+        view.grant = grant  # type: ignore[attr-defined]
+        return view
+
+    return mark
 
 
 def at_any_host(view: View) -> View:
@@ -41,38 +47,43 @@ def at_any_host(view: View) -> View:
     return view
 
 
-def owner() -> str:
-    """Return the owner of the current request."""
-    if services().config.AUTH == "open":
-        return OPEN_OWNER
-    name: str = g.key.owner
-    return name
+def principal() -> Principal:
+    """Return the principal of the current request."""
+    found: Principal = g.principal
+    return found
 
 
-class KeyCheck:
-    """Checks the key of a long request again and again, so that a revoked key ends it."""
+class CredentialCheck:
+    """Checks the credential of a long request again and again, so that a revoked or expired one ends it."""
 
     def __init__(self) -> None:
+        self._key: Row[tuple[ApiKey]] | None = g.get("key")
+        self._expires_at = principal().expires_at
         self._due_at = time.monotonic() + KEY_CHECK_SECONDS
 
     def seconds_left(self) -> float:
         """Return the seconds until the next check."""
-        return max(0.0, self._due_at - time.monotonic())
+        left = self._due_at - time.monotonic()
+        if self._expires_at is not None:
+            left = min(left, self._expires_at - time.time())
+        return max(0.0, left)
 
     def fails(self) -> bool:
-        """Returns True if the check was due and the key has changed."""
-        if self.seconds_left() or services().config.AUTH == "open":
+        """Returns True if the credential has expired, or if the check was due and the key has changed."""
+        if self._expires_at is not None and time.time() >= self._expires_at:
+            return True
+        if self.seconds_left():
             return False
         self._due_at = time.monotonic() + KEY_CHECK_SECONDS
         try:
-            return bool(read_key(g.key.id) != g.key)
+            return self._key is not None and bool(read_key(self._key.id) != self._key)
         except SQLAlchemyError as error:  # without the database there are no events either
             log.warning("a key could not be checked: %s", error)
             return False
 
 
 def init_app(app: Flask) -> None:
-    """Check the key of every request before its view, and count it against its owner's rate limit."""
+    """Check the credential of every request before its view, and count it against the rate limits."""
     app.before_request(_check)
 
 
@@ -80,33 +91,51 @@ def _check() -> None:
     config, view = services().config, current_app.view_functions.get(request.endpoint or "")
     if (config.AUTH == "open" or config.TRUSTED_HOSTS) and not getattr(view, "at_any_host", False):
         origin.check_host(config.TRUSTED_HOSTS)
-    role = getattr(view, "role", FILES)
+    grant = getattr(view, "grant", UNMARKED)
     # Flask serves its static folder by a view of its own.
-    is_public = view is None or role is None or request.endpoint == "static"
+    is_public = view is None or grant is None or request.endpoint == "static"
     if is_public or request.method == "OPTIONS":  # which tells the verbs of an address, and nothing of any file
         return
     if config.AUTH == "open":
-        origin.check_page()
-        return
-    g.key = _presented_key()
-    if g.key.role != role:
-        raise Forbidden("This key does not grant access to this endpoint.")
-    g.owner = g.key.owner
+        origin.check_page(config.CORS_ORIGINS)
+    g.principal = _presented()
+    if grant not in g.principal.grants:
+        raise Forbidden("This credential does not grant access to this endpoint.")
+    g.owner = g.principal.owner
 
 
-def _presented_key() -> Row[tuple[ApiKey]]:
-    """Return the request's key, and count the request for its owner.
+def _presented() -> Principal:
+    """Return the principal of the request's credential, and count the request.
 
     Raises:
         Unauthorized: there is none, or none that is valid.
-        LimitReached: too many from this address were wrong, or its owner asks too much.
+        LimitReached: too many from this address were wrong, or its owner or user asks too much.
     """
     given, throttle = request.authorization, services().throttle
     token = given.token if given and given.type == "bearer" else None
-    key = find_key(token) if token else None
-    if key is None:
+    try:
+        found = _principal_of(token or "")
+    except Expired:  # nobody has guessed it
+        raise
+    except Unauthorized:
         if token:
             throttle.count_failure(request.remote_addr or "")
+        raise
+    if found is not OPEN:
+        throttle.count_request(found)
+    return found
+
+
+def _principal_of(token: str) -> Principal:
+    ferry = services()
+    if token.startswith(tokens.PREFIX):
+        return tokens.read(ferry.config.token_secrets, token)
+    if ferry.team_tokens and token.count(".") == 2:
+        return ferry.team_tokens.read(token)
+    if ferry.config.AUTH == "open":
+        return OPEN
+    key = find_key(token)
+    if key is None:
         raise Unauthorized("Send a valid key, as in `Authorization: Bearer fm_...`.")
-    throttle.count_request(key.owner)
-    return key
+    g.key = key
+    return Principal(key.owner, grants=frozenset({Grant.METRICS}) if key.role == METRICS else KEY_GRANTS)

@@ -12,9 +12,9 @@ from datetime import datetime
 from sqlalchemy import Row, String, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
+from access.principal import OPEN_OWNER
 from core.database import UtcDateTime, db, transaction, utcnow
 
-OPEN_OWNER = "anonymous"
 FILES, METRICS = "files", "metrics"
 KEY_PREFIX = "fm"
 MAX_OWNER = 64

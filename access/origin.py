@@ -33,10 +33,13 @@ def check_host(trusted: Collection[str]) -> None:
         raise Forbidden("This service does not answer for that Host; its operator may add it to TRUSTED_HOSTS.")
 
 
-def check_page() -> None:
+def check_page(allowed: Collection[str]) -> None:
     """Refuse a request from a page of another origin. Clients other than browsers send no Origin.
 
-    Schemes are not compared, since TLS ends at a proxy.
+    Schemes are not compared with our own, since TLS ends at a proxy.
+
+    Args:
+        allowed: CORS_ORIGINS, whose pages may use the service.
 
     Raises:
         Forbidden: the page is not of this service.
@@ -44,9 +47,21 @@ def check_page() -> None:
     Source: https://www.w3.org/TR/fetch-metadata/ and RFC 6454, section 7.
     """
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
+    if origin and is_allowed(origin, allowed):
+        return
     is_own = origin is None or _authority(origin) == request.headers.get("Host", "").lower()
     if not is_own or site not in ("same-origin", "none"):
         raise Forbidden("Pages of other origins are not allowed to use this service.")
+
+
+def is_allowed(origin: str, allowed: Collection[str]) -> bool:
+    """Returns True if pages of an origin may use this service, exactly as a browser names it.
+
+    Args:
+        origin: the header Origin.
+        allowed: CORS_ORIGINS; `*` allows all.
+    """
+    return "*" in allowed or origin in allowed
 
 
 def is_loopback(host: str) -> bool:

@@ -1,33 +1,45 @@
-"""Quotas: an owner's bytes per day and files in flight, reserved before a body is read."""
+"""Quotas: bytes per day and files in flight of an owner and of its users, and the files of a token.
+
+All are reserved before a body is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
+from hashlib import sha256
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Connection, Date, String, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
+from access.principal import Principal
 from config import Config
 from core.database import UtcDateTime, db, transaction, utcnow
-from core.errors import Conflict, LengthRequired, LimitReached
+from core.errors import Conflict, Forbidden, LengthRequired, LimitReached
 from core.every import Every
 from storage import file_queries
 
 IN_FLIGHT_SECONDS = 5
-EVER = date.min
+USER_ACCOUNT_KEPT = timedelta(days=2)  # longer than a day counts, and than a token lives
 
 
 class Account(db.Model):  # type: ignore[name-defined,misc]
-    """An owner's uploaded bytes on its latest day. The row is the lock under which its requests reserve."""
+    """What an owner, one of its users, or an upload token has uploaded. Under its lock their requests reserve."""
 
     __tablename__ = "accounts"
 
-    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column("owner", String(64), key="id", primary_key=True)
+    """The owner's name; of a user and of a token, a hash."""
     day: Mapped[date] = mapped_column(Date)
     uploaded_bytes: Mapped[int] = mapped_column(BigInteger)
+    """On that day."""
+    uploaded_files: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Ever."""
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    """When nobody asks for it any more; an owner's stays."""
 
 
 class ReservationRow(db.Model):  # type: ignore[name-defined,misc]
@@ -37,103 +49,124 @@ class ReservationRow(db.Model):  # type: ignore[name-defined,misc]
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     owner: Mapped[str] = mapped_column(String(64), index=True)
+    subject: Mapped[str | None] = mapped_column(String(255))
+    token_id: Mapped[str | None] = mapped_column(String(32))
     reserved_bytes: Mapped[int] = mapped_column(BigInteger)
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class Reservation:
-    """One request's reservation. A no-op for owners without limits."""
+class Quota(NamedTuple):
+    """The limits of one account; 0 is none."""
 
-    def __init__(self, reservation_id: str, owner: str, config: Config) -> None:
+    account: str
+    holder: dict[str, str]
+    """What rows of this account have in their columns."""
+    bytes_per_day: int = 0
+    files_in_flight: int = 0
+    files: int = 0
+
+
+def quotas_of(principal: Principal, config: Config) -> list[Quota]:
+    """Return the quotas that count a principal's uploads, always in the same order, as locks must be taken."""
+    found = []
+    owner = {"owner": principal.owner}
+    if config.AUTH == "required":
+        found.append(Quota(principal.owner, owner, config.KEY_BYTES_PER_DAY, config.KEY_FILES_IN_FLIGHT))
+    if principal.subject is not None:
+        user = {**owner, "subject": principal.subject}
+        limits = config.SUBJECT_BYTES_PER_DAY, config.SUBJECT_FILES_IN_FLIGHT
+        found.append(Quota(_hash(*principal.scope), user, *limits))
+    if principal.token_id and principal.limits.max_files:
+        token = {"token_id": principal.token_id}
+        found.append(Quota(_hash("", principal.token_id), token, files=principal.limits.max_files))
+    return [quota for quota in found if any(quota[2:])]
+
+
+class Reservation:
+    """One request's reservation. A no-op for principals without quotas."""
+
+    def __init__(
+        self, reservation_id: str, principal: Principal, quotas: list[Quota], lease_seconds: float
+    ) -> None:
         self._id = reservation_id
-        self._owner = owner
-        self._bytes_per_day = config.KEY_BYTES_PER_DAY
-        self._in_flight = config.KEY_FILES_IN_FLIGHT
-        self._lease = timedelta(seconds=config.LEASE_SECONDS)
-        self.is_limited = config.AUTH == "required" and bool(self._bytes_per_day or self._in_flight)
-        self._renewals = Every(config.LEASE_SECONDS / 3)
+        self._principal = principal
+        self._quotas = quotas
+        self._lease = timedelta(seconds=lease_seconds)
+        self._renewals = Every(lease_seconds / 3)
 
     def begin(self, size: int) -> None:
         """Reserve a number of bytes, and one file.
 
         Raises:
-            LimitReached: that is more than the owner has left.
+            LimitReached: that is more than is left for now.
+            Forbidden: the token has uploaded all its files.
         """
+        try:
+            self._begin(size)
+        except IntegrityError:  # another request has just opened the same account
+            self._begin(size)
+
+    def _begin(self, size: int) -> None:
         with transaction() as connection:
-            used = self._lock(connection)
-            reserved, receiving = connection.execute(
-                select(func.coalesce(func.sum(ReservationRow.reserved_bytes), 0), func.count()).where(
-                    ReservationRow.owner == self._owner, ReservationRow.due_at > utcnow()
-                )
-            ).one()
-            if self._bytes_per_day and used + reserved + size > self._bytes_per_day:
-                raise LimitReached(f"Quota exceeded: {self._bytes_per_day} bytes per day.", _seconds_to_midnight())
-            if (
-                self._in_flight
-                and receiving + file_queries.count_in_flight(connection, self._owner) >= self._in_flight
-            ):
-                raise LimitReached(f"Quota exceeded: {self._in_flight} files in flight.", IN_FLIGHT_SECONDS)
-            values = {"id": self._id, "owner": self._owner, "reserved_bytes": size}
+            for quota in self._quotas:
+                _check(connection, quota, size)
+            who = {"owner": self._principal.owner, "subject": self._principal.subject}
+            values = {"id": self._id, "token_id": self._principal.token_id, "reserved_bytes": size, **who}
             connection.execute(insert(ReservationRow), values | {"due_at": utcnow() + self._lease})
 
     def renew(self) -> None:
         """Keep the reservation while the body arrives. Cheap to call: it writes each third of the lease."""
-        if self.is_limited and self._renewals.due():
+        if self._quotas and self._renewals.due():
             mine = update(ReservationRow).where(ReservationRow.id == self._id)
             with transaction() as connection:
                 connection.execute(mine.values(due_at=utcnow() + self._lease))
 
     def settle(self, connection: Connection, size: int) -> None:
-        """Turn the reservation into uploaded bytes, in the transaction of the caller.
+        """Turn the reservation into uploaded bytes and an uploaded file, in the transaction of the caller.
 
         Raises:
             Conflict: the reservation has lapsed, so others may have taken the room.
         """
-        if not self.is_limited:
+        if not self._quotas:
             return
-        self._lock(connection)
+        for quota in self._quotas:
+            _add(connection, quota.account, size, 1)
         alive = delete(ReservationRow).where(ReservationRow.id == self._id, ReservationRow.due_at > utcnow())
         if connection.execute(alive).rowcount != 1:
             raise Conflict("The request paused for too long; send it again.")
-        mine = update(Account).where(Account.owner == self._owner)
-        connection.execute(mine.values(uploaded_bytes=Account.uploaded_bytes + size))
 
     def release(self) -> None:
         """Give the reservation back, unless it is settled."""
-        if self.is_limited:
+        if self._quotas:
             with transaction() as connection:
                 connection.execute(delete(ReservationRow).where(ReservationRow.id == self._id))
 
-    def _lock(self, connection: Connection) -> int:
-        """Lock the owner's account until the transaction ends. Returns the bytes uploaded today."""
-        today = utcnow().date()
-        same_day = case((Account.day == today, Account.uploaded_bytes), else_=0)
-        mine = Account.owner == self._owner
-        connection.execute(update(Account).where(mine).values(day=today, uploaded_bytes=same_day))
-        return connection.scalars(select(Account.uploaded_bytes).where(mine)).one()
-
 
 @contextmanager
-def reserve(reservation_id: str, owner: str, size: int, config: Config) -> Iterator[Reservation]:
+def reserve(
+    reservation_id: str, principal: Principal, size: int, config: Config, *, is_needed: bool = True
+) -> Iterator[Reservation]:
     """Reserve quota for an upload while the block runs; an unsettled reservation is released at its end.
 
     Args:
         reservation_id: a name that is new.
-        owner: whose upload.
+        principal: whose upload.
         size: bytes of the request's body; 0 if the client does not say.
         config: the limits.
+        is_needed: False for an upload that will use up nothing.
 
     Raises:
-        LimitReached: the owner has no room left.
-        LengthRequired: the client must say how much it sends, because it has a limit.
+        LimitReached: there is no room left for now.
+        Forbidden: the token has uploaded all its files.
+        LengthRequired: the client must say how much it sends, because that is limited.
     """
-    reservation = Reservation(reservation_id, owner, config)
-    if not reservation.is_limited:
+    quotas = quotas_of(principal, config) if is_needed else []
+    reservation = Reservation(reservation_id, principal, quotas, config.LEASE_SECONDS)
+    if not quotas:
         yield reservation
         return
-    if not size and config.KEY_BYTES_PER_DAY:
+    if not size and any(quota.bytes_per_day for quota in quotas):
         raise LengthRequired("The request must have a Content-Length, since uploads count against a quota.")
-    _open_account(owner)
     reservation.begin(size)
     try:
         yield reservation
@@ -142,20 +175,66 @@ def reserve(reservation_id: str, owner: str, size: int, config: Config) -> Itera
 
 
 def forget_lapsed() -> None:
-    """Remove the reservations of dead processes."""
+    """Remove the reservations of dead processes, and the accounts that nobody asks for any more."""
     with transaction() as connection:
         connection.execute(delete(ReservationRow).where(ReservationRow.due_at <= utcnow() - timedelta(hours=1)))
+        connection.execute(delete(Account).where(Account.expires_at <= utcnow()))
 
 
-def _open_account(owner: str) -> None:
-    with db.engine.connect() as connection:
-        if connection.scalar(select(func.count()).where(Account.owner == owner)):
-            return
-    try:
-        with transaction() as connection:
-            connection.execute(insert(Account), {"owner": owner, "day": EVER, "uploaded_bytes": 0})
-    except IntegrityError:  # another request was faster
-        pass
+def _check(connection: Connection, quota: Quota, size: int) -> None:
+    """Lock an account until the transaction ends, and see that there is room.
+
+    Raises:
+        LimitReached: there is none for now.
+        Forbidden: there will be none.
+    """
+    used, files = _add(connection, quota.account) or _open(connection, quota)
+    is_its = [getattr(ReservationRow, column) == value for column, value in quota.holder.items()]
+    reserved, receiving = connection.execute(
+        select(func.coalesce(func.sum(ReservationRow.reserved_bytes), 0), func.count()).where(
+            *is_its, ReservationRow.due_at > utcnow()
+        )
+    ).one()
+    if quota.bytes_per_day and used + reserved + size > quota.bytes_per_day:
+        raise LimitReached(f"Quota exceeded: {quota.bytes_per_day} bytes per day.", _seconds_to_midnight())
+    if quota.files_in_flight:
+        in_flight = receiving + file_queries.count_in_flight(connection, **quota.holder)
+        if in_flight >= quota.files_in_flight:
+            raise LimitReached(f"Quota exceeded: {quota.files_in_flight} files in flight.", IN_FLIGHT_SECONDS)
+    if quota.files and files >= quota.files:
+        raise Forbidden(f"This token has uploaded all its files: {quota.files}.")
+    if quota.files and files + receiving >= quota.files:  # one of them may still fail
+        raise LimitReached(f"Quota exceeded: {quota.files} files with this token.", IN_FLIGHT_SECONDS)
+
+
+def _add(connection: Connection, account: str, size: int = 0, files: int = 0) -> tuple[int, int] | None:
+    """Add an upload to an account, and lock it. Returns its bytes of today and all its files; None without one."""
+    today = utcnow().date()
+    same_day = case((Account.day == today, Account.uploaded_bytes), else_=0)
+    found = connection.execute(
+        update(Account)
+        .where(Account.id == account)
+        .values(
+            day=today,
+            uploaded_bytes=same_day + size,
+            uploaded_files=Account.uploaded_files + files,
+            expires_at=case((Account.expires_at.is_not(None), utcnow() + USER_ACCOUNT_KEPT)),
+        )
+        .returning(Account.uploaded_bytes, Account.uploaded_files)
+    ).first()
+    return (found[0], found[1]) if found else None
+
+
+def _open(connection: Connection, quota: Quota) -> tuple[int, int]:
+    """Open an account."""
+    ends = None if quota.holder == {"owner": quota.account} else utcnow() + USER_ACCOUNT_KEPT
+    values = {"id": quota.account, "day": utcnow().date(), "uploaded_bytes": 0, "uploaded_files": 0}
+    connection.execute(insert(Account), values | {"expires_at": ends})
+    return 0, 0
+
+
+def _hash(*names: str) -> str:
+    return sha256("\0".join(names).encode()).hexdigest()
 
 
 def _seconds_to_midnight() -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 
 from flask import Flask, Response, g
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage, Storage
 
+from access.principal import Principal
+from config import Config
 from core.errors import LimitReached
 from core.redis_client import RedisClient
 
@@ -19,33 +22,45 @@ class Throttle:
     """Counters of whole minutes. While Redis is down, each process counts alone: uploads never stop for it.
 
     Args:
-        uri: address of the Redis; nothing connects before it is needed.
-        requests_per_minute: how much an owner may ask; 0 for as much as it likes.
+        config: the limits, and the address of the Redis; nothing connects before it is needed.
     """
 
-    def __init__(self, uri: str, requests_per_minute: int) -> None:
-        self._requests = requests_per_minute
+    def __init__(self, config: Config) -> None:
+        uri = config.CELERY_BROKER_URL
+        # In a service without keys only users, who come with tokens, have limits.
+        self._of_owners = config.KEY_REQUESTS_PER_MINUTE if config.AUTH == "required" else 0
+        self._of_users = config.SUBJECT_REQUESTS_PER_MINUTE
         self._own = MemoryStorage()
         self._shared: Storage = self._own
         self._redis = RedisClient(uri, "limits are counted by this process alone")
         if client := self._redis.client:
             self._shared = RedisStorage(uri, connection_pool=client.connection_pool, wrap_exceptions=True)
 
-    def count_request(self, owner: str) -> None:
-        """Count a request of an owner, and keep the remaining requests for the response headers.
+    def count_request(self, principal: Principal) -> None:
+        """Count a request of an owner and, if it has one, of its user.
+
+        The remaining requests are kept for the response headers, of whoever has fewer.
 
         Raises:
-            LimitReached: the owner has asked too much.
+            LimitReached: one of them has asked too much.
         """
-        if not self._requests:
-            return
-        count, left = self._count("requests", owner), _seconds_left()
-        g.rate_limit = (self._requests, max(0, self._requests - count), left)
-        if count > self._requests:
-            raise LimitReached(f"Rate limit exceeded: {self._requests} requests per minute.", left)
+        counted = [(self._of_owners, principal.owner)]
+        if principal.subject is not None:
+            counted.append((self._of_users, sha256("\0".join(principal.scope).encode()).hexdigest()))
+        for most, who in counted:
+            if most:
+                self._count_one(most, who)
+
+    def _count_one(self, most: int, who: str) -> None:
+        count, seconds = self._count("requests", who), _seconds_left()
+        remaining = max(0, most - count)
+        if "rate_limit" not in g or remaining < g.rate_limit[1]:
+            g.rate_limit = (most, remaining, seconds)
+        if count > most:
+            raise LimitReached(f"Rate limit exceeded: {most} requests per minute.", seconds)
 
     def count_failure(self, address: str) -> None:
-        """Count an invalid key from an address. Valid keys are never counted or refused.
+        """Count an invalid credential from an address. Valid ones are never counted or refused.
 
         Raises:
             LimitReached: too many were wrong.

@@ -34,25 +34,48 @@ class InvalidUpload(UploadError):
     status = HTTPStatus.BAD_REQUEST
 
 
+class InvalidMetadata(InvalidUpload):
+    """The metadata is not a flat object of texts, or too large."""
+
+
 class InvalidQuery(UploadError):
     """The query string is not valid."""
 
     status = HTTPStatus.BAD_REQUEST
 
 
+class InvalidBody(UploadError):
+    """The JSON in the request's body is not what it must be."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
 class Unauthorized(UploadError):
-    """The request has no valid key."""
+    """The request has no valid credential."""
 
     status = HTTPStatus.UNAUTHORIZED
+    challenge = 'Bearer realm="Ferryman"'
 
     @property
     def headers(self) -> list[tuple[str, str]]:
         """Additional response headers."""
-        return [("WWW-Authenticate", 'Bearer realm="Ferryman"')]
+        return [("WWW-Authenticate", self.challenge)]
+
+
+class Expired(Unauthorized):
+    """The request's token was valid, and has expired.
+
+    Source: RFC 6750, section 3.1.
+    """
+
+    challenge = 'Bearer realm="Ferryman", error="invalid_token", error_description="expired"'
+
+    def __init__(self) -> None:
+        super().__init__("The token has expired; fetch a new one.")
 
 
 class Forbidden(UploadError):
-    """The request is not allowed with this key, for this host, or from this page."""
+    """The request is not allowed with this credential, for this host, or from this page."""
 
     status = HTTPStatus.FORBIDDEN
 
@@ -105,6 +128,12 @@ class ChunkedUpload(UploadError):
         )
 
 
+class UnsafeInline(UploadError):
+    """The file's type may run in a browser, so no link shows it inline."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class KeyReused(UploadError):
     """An Idempotency-Key came again with another request."""
 
@@ -124,6 +153,18 @@ class LimitReached(UploadError):
     def __init__(self, detail: str, retry_after: int) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class NotConfigured(UploadError):
+    """The operator has not configured what the request needs."""
+
+    status = HTTPStatus.NOT_IMPLEMENTED
+
+
+class ProviderUnavailable(UploadError):
+    """The keys of the identity provider cannot be read, so its tokens cannot be checked."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class LengthRequired(UploadError):

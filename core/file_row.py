@@ -15,6 +15,8 @@ class FileRow(Protocol):
     id: str
     owner: str
     """The account whose keys see the file."""
+    subject: str | None
+    """The user of the account whose file it is; None for the account's own."""
     name: str
     """The file's name, as the client sent it."""
     name_search: str
@@ -29,6 +31,8 @@ class FileRow(Protocol):
     """The media type that the first bytes tell; empty in rows from before detection."""
     crc64nvme: str
     """Base64 of the CRC64NVME of the received bytes, as S3 writes it."""
+    user_metadata: str | None
+    """The client's own words beside the file, as JSON; None without any."""
     spool_id: str
     """Identity of the spool that holds the bytes."""
     due_at: datetime
@@ -50,5 +54,7 @@ class FileRow(Protocol):
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None
+    expires_at: datetime | None
+    """When the file shall be deleted; None for never."""
     erased_at: datetime | None
-    """When the owner deleted the file. Nobody sees the row any more; the sweep removes it."""
+    """When the owner deleted the file, or it expired. Nobody sees the row any more; the sweep removes it."""

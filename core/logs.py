@@ -24,7 +24,9 @@ NOISY_LOGGERS = ("botocore", "boto3", "urllib3", "kombu", "amqp", "celery")
 UP_TO_LAST_AT = re.compile(r"(?<!\S)\S+(?=@)")
 CREDENTIALS = re.compile(r"(?<=://)(?:[^/:]*+:.*|[^/]*+\Z)")
 """`user:password` or `token` of an address, to the last `@`: SQLAlchemy takes a password with `/` in it."""
-SECRET = re.compile(r"fm_[\w-]+|(?i:(?<=bearer )\S+|(?<=x-amz-)[\w-]{1,64}=[^&\s'\"]+)")
+SECRET = re.compile(
+    r"fmu?_[\w.-]+|(?<![\w-])eyJ[\w-]++\.[\w.-]+|(?i:(?<=bearer )\S+|(?<=x-amz-)[\w-]{1,64}=[^&\s'\"]+)"
+)
 MASK = "***"
 LONGEST_TEXT = 32 * 1024  # a traceback is shorter
 REQUEST_FIELDS = ["method", "path", "status", "duration_ms", "owner"]

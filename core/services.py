@@ -12,6 +12,7 @@ from core.every import Every
 if TYPE_CHECKING:
     from celery import Celery
 
+    from access.team_tokens import TeamTokens
     from access.throttle import Throttle
     from config import Config
     from delivery.pool import UploadPool
@@ -34,6 +35,8 @@ class Services:
     pool: UploadPool
     celery: Celery
     throttle: Throttle
+    team_tokens: TeamTokens | None
+    """Checks the team's own JWTs; None where they are no credentials."""
     bell: Bell
     hub: Hub
     scanner: Scanner | None

@@ -42,9 +42,14 @@ def remove_erased() -> None:
         ExceptionGroup: what failed unexpectedly.
     """
     deadline = time.monotonic() + TURN_SECONDS
-    rows = list(file_queries.erased([services().spool.id, *(spool.id for spool in spools.lost())]))
-    random.shuffle(rows)  # so that those that fail do not always come first
-    for_each(_remove, takewhile(lambda _: time.monotonic() < deadline, rows))
+    own = [services().spool.id, *(spool.id for spool in spools.lost())]
+    tried: set[str] = set()
+    while rows := [row for row in file_queries.erased(own) if row.id not in tried]:
+        if time.monotonic() >= deadline:
+            return
+        random.shuffle(rows)  # so that those that fail do not always come first
+        tried.update(row.id for row in rows)
+        for_each(_remove, takewhile(lambda _: time.monotonic() < deadline, rows))
 
 
 def _remove(row: FileRow) -> None:
@@ -57,4 +62,4 @@ def _remove(row: FileRow) -> None:
         return
     # Only the sweep of that spool can drop the bytes, and then the row; nobody can where the spool is lost.
     if ferry.spool.drop(row.id) if row.spool_id == ferry.spool.id else spools.is_lost(row.spool_id):
-        File.remove(row.id)
+        File.remove([row.id])

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 from flask import Flask
 
+from access.principal import Principal
 from core.background import Loop
 from core.errors import Busy
 from events import log as event_log
@@ -25,21 +26,22 @@ class Watcher:
     """A subscriber to the events of an owner's files, or of one file.
 
     Args:
-        owner: whose events.
+        principal: whose events.
         file_id: only of this file.
         after: the number of the last event it knows.
     """
 
-    def __init__(self, owner: str, file_id: str | None, after: int) -> None:
+    def __init__(self, principal: Principal, file_id: str | None, after: int) -> None:
         self.after = after
-        self._owner = owner
+        self._principal = principal
         self._file_id = file_id
         self._waiting: queue.Queue[EventRow | None] = queue.Queue(BACKLOG)
         self._closing = False
 
     def offer(self, event: EventRow) -> bool:
         """Queue the event if this watcher subscribes to it. Returns False if its queue is full."""
-        is_of_concern = event.owner == self._owner and self._file_id in (None, event.file_id)
+        is_own = event.owner == self._principal.owner and self._principal.subject in (None, event.subject)
+        is_of_concern = is_own and self._file_id in (None, event.file_id)
         if is_of_concern and event.id > self.after:
             try:
                 self._waiting.put_nowait(event)
@@ -101,13 +103,13 @@ class Hub:
 
     @contextmanager
     def watching(
-        self, app: Flask, owner: str, file_id: str | None = None, after: int | None = None
+        self, app: Flask, principal: Principal, file_id: str | None = None, after: int | None = None
     ) -> Iterator[tuple[Watcher, int]]:
         """Subscribe to events while the block runs.
 
         Args:
             app: the app in which the hub reads.
-            owner: whose events.
+            principal: whose events.
             file_id: only of this file.
             after: the number of the last event that is known; by default the present one.
 
@@ -121,7 +123,7 @@ class Hub:
         with self._lock:
             if len(self._watchers) >= MAX_WATCHERS or self._closed:
                 raise Busy("Too many clients are watching; try again later.")
-            watcher = Watcher(owner, file_id, max(after or 0, self._read_up_to))
+            watcher = Watcher(principal, file_id, max(after or 0, self._read_up_to))
             self._watchers.add(watcher)
             read_up_to = self._read_up_to
         try:

@@ -39,6 +39,7 @@ class Event(db.Model):  # type: ignore[name-defined,misc]
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     file_id: Mapped[str] = mapped_column(String(32))
     owner: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str | None] = mapped_column(String(255))
     kind: Mapped[str] = mapped_column(String(16))
     upload_status: Mapped[str] = mapped_column(String(16))
     bytes_sent: Mapped[int] = mapped_column(BigInteger)
@@ -52,21 +53,23 @@ class EventRow(Protocol):
     id: int
     file_id: str
     owner: str
+    subject: str | None
     kind: str
     upload_status: str
     bytes_sent: int
     error: str | None
     created_at: datetime
     name: str | None
-    """None, as are `mode`, `size` and `url`, once the file's row is gone."""
+    """None, as are `mode`, `size`, `url` and the metadata, once the file's row is gone."""
     mode: str | None
     size: int | None
     url: str | None
+    user_metadata: str | None
 
 
-_COPIED = (File.id, File.owner, File.upload_status, File.bytes_sent, File.error)
+_COPIED = (File.id, File.owner, File.subject, File.upload_status, File.bytes_sent, File.error)
 _RECORD = insert(Event).from_select(
-    ["file_id", "owner", "upload_status", "bytes_sent", "error", "kind", "created_at"],
+    ["file_id", "owner", "subject", "upload_status", "bytes_sent", "error", "kind", "created_at"],
     select(
         *_COPIED,
         bindparam("kind", type_=String),
@@ -74,7 +77,7 @@ _RECORD = insert(Event).from_select(
     ).where(File.id == bindparam("file_id", type_=String)),
 )
 _READ = (
-    select(Event, File.name, File.mode, File.size, File.url)
+    select(Event, File.name, File.mode, File.size, File.url, File.user_metadata)
     .outerjoin(File, File.id == Event.file_id)
     .order_by(Event.id)
 )
@@ -86,7 +89,11 @@ def init_app(app: Flask) -> None:
 
 
 def read(
-    after: int, up_to: int | None = None, owner: str | None = None, file_id: str | None = None
+    after: int,
+    up_to: int | None = None,
+    owner: str | None = None,
+    file_id: str | None = None,
+    subject: str | None = None,
 ) -> list[EventRow]:
     """Return a batch of events in order, with the columns of their file that watchers see.
 
@@ -95,12 +102,15 @@ def read(
         up_to: the last number wanted.
         owner: only of this owner.
         file_id: only of this file.
+        subject: only of this user of the owner.
     """
     statement = _READ.where(Event.id > after)
     if up_to is not None:
         statement = statement.where(Event.id <= up_to)
     if owner is not None:
         statement = statement.where(Event.owner == owner)
+    if subject is not None:
+        statement = statement.where(Event.subject == subject)
     if file_id is not None:
         statement = statement.where(Event.file_id == file_id)
     return list(_rows(statement.limit(BATCH)))

@@ -44,16 +44,16 @@ def changed(row: FileRow, seconds: int) -> FileRow:
         The row as it is now.
 
     Raises:
-        Unauthorized: the key was revoked meanwhile.
+        Unauthorized: the key was revoked, or the token has expired, meanwhile.
     """
     lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
     if row.upload_status.is_final and not lacks_digest:
         return row
     pause = DIGEST_LOOK_SECONDS if lacks_digest else seconds
-    ends_at, key = time.monotonic() + seconds, auth.KeyCheck()
-    with suppress(Busy, Closed), services().hub.watching(this_app(), row.owner, row.id) as (watcher, _):
+    ends_at, credential = time.monotonic() + seconds, auth.CredentialCheck()
+    with suppress(Busy, Closed), services().hub.watching(this_app(), auth.principal(), row.id) as (watcher, _):
         while own_file(row.id).updated_at == row.updated_at and time.monotonic() < ends_at:
-            watcher.take(min(max(0.0, ends_at - time.monotonic()), key.seconds_left(), pause))
-            if key.fails():
-                raise Unauthorized("The key was revoked.")
+            watcher.take(min(max(0.0, ends_at - time.monotonic()), credential.seconds_left(), pause))
+            if credential.fails():
+                raise Unauthorized("The key was revoked, or the token has expired.")
     return own_file(row.id)

@@ -10,11 +10,13 @@ from functools import lru_cache
 from http import HTTPStatus
 from itertools import chain
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 from flask import Blueprint, Response, json, request, stream_with_context
 
 from access import auth
+from access.principal import Grant, Principal
+from core import metadata
 from core.errors import InvalidQuery
 from core.file_row import FileRow
 from core.services import services, this_app
@@ -33,6 +35,7 @@ NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
 @bp.get("/files/<file_id>/events")
+@auth.needs(Grant.READ)
 def file_events(file_id: str) -> Response:
     """Stream a file's status and its changes until it is COMPLETE or ERROR.
     ---
@@ -50,6 +53,7 @@ def file_events(file_id: str) -> Response:
 
 
 @bp.get("/events")
+@auth.needs(Grant.READ)
 def all_events() -> Response:
     """Stream the changes of all your files.
     ---
@@ -64,9 +68,9 @@ def all_events() -> Response:
 
 def _stream(row: FileRow | None, last: int | None) -> Response:
     place = ExitStack()
-    watching = services().hub.watching(this_app(), auth.owner(), row.id if row else None, last)
+    watching = services().hub.watching(this_app(), auth.principal(), row.id if row else None, last)
     watcher, known = place.enter_context(watching)
-    frames = _frames(watcher, row, _missed(auth.owner(), row, last, known))
+    frames = _frames(watcher, row, _missed(auth.principal(), row, last, known))
     response = Response(stream_with_context(frames), content_type="text/event-stream")
     response.call_on_close(place.close)
     response.headers["Cache-Control"] = "no-store"
@@ -80,9 +84,9 @@ def _frames(watcher: Watcher, row: FileRow | None, missed: Iterator[EventRow]) -
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
     yield f"retry: {RECONNECT_MS}\n\n"
-    last_sent, key = -1, auth.KeyCheck()
-    for taken in chain(([event] for event in missed), _live(watcher, key)):
-        if key.fails():
+    last_sent, credential = -1, auth.CredentialCheck()
+    for taken in chain(([event] for event in missed), _live(watcher, credential)):
+        if credential.fails():
             return
         batch = [event for event in taken if event.id > last_sent]
         last_sent = batch[-1].id if batch else last_sent
@@ -91,21 +95,22 @@ def _frames(watcher: Watcher, row: FileRow | None, missed: Iterator[EventRow]) -
             return
 
 
-def _live(watcher: Watcher, key: auth.KeyCheck) -> Iterator[list[EventRow]]:
+def _live(watcher: Watcher, credential: auth.CredentialCheck) -> Iterator[list[EventRow]]:
     """Yield new events; an empty list when a while passes without one."""
     ends_at = time.monotonic() + LONGEST_STREAM_SECONDS
     with suppress(Closed):
         while time.monotonic() < ends_at:
-            yield watcher.take(min(ALIVE_SECONDS, key.seconds_left()))
+            yield watcher.take(min(ALIVE_SECONDS, credential.seconds_left()))
 
 
-def _missed(owner: str, row: FileRow | None, last: int | None, known: int) -> Iterator[EventRow]:
+def _missed(principal: Principal, row: FileRow | None, last: int | None, known: int) -> Iterator[EventRow]:
     """Yield earlier events: those since the last one that the client saw, or the latest of a single file."""
     if last is None:
         if row:
             yield event_log.latest(row.id) or _as_event(row, known)
         return
-    while rows := event_log.read(last, known, owner, row.id if row else None):
+    own = (principal.owner, row.id if row else None, principal.subject)
+    while rows := event_log.read(last, known, *own):
         yield from rows
         last = rows[-1].id
 
@@ -118,14 +123,16 @@ def _as_event(row: FileRow, number: int) -> EventRow:
 
 def _frame(event: EventRow) -> str:
     url = event.url if event.upload_status == UploadStatus.COMPLETE else None
-    facts = (event.upload_status, event.mode, event.bytes_sent, event.size, event.error, url)
+    facts = (event.upload_status, event.mode, event.bytes_sent, event.size, event.error, url, event.user_metadata)
     return _format(event.id, event.kind, event.file_id, event.name, *facts)
 
 
 @lru_cache(256)  # many watchers get the same events
-def _format(number: int, kind: str, *facts: object) -> str:
-    names = ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url")
-    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(dict(zip(names, facts, strict=True)))}\n\n"
+def _format(number: int, kind: str, *facts: Any) -> str:
+    names = ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url", "metadata")
+    shown = dict(zip(names, facts, strict=True))
+    shown["metadata"] = metadata.load(shown["metadata"])
+    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(shown)}\n\n"
 
 
 def _last_event_id() -> int | None:

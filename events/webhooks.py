@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, String, Text, delete, insert, select, up
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.database import UtcDateTime, db, new_id, transaction, utcnow
-from models import File, UploadStatus, file_ended, file_settled
+from models import File, UploadStatus, file_ended, file_expired, file_settled
 from web.representation import file_json, rfc3339
 
 MESSAGES_KEPT = timedelta(days=7)
@@ -39,10 +39,11 @@ class Webhook(db.Model):  # type: ignore[name-defined,misc]
 
 
 def init_app(app: Flask) -> None:
-    """Write a message for every file that ends, if there is a WEBHOOK_URL."""
+    """Write a message for every file that ends or expires, if there is a WEBHOOK_URL."""
     if app.extensions["ferryman"].config.WEBHOOK_URL:
         file_ended.connect(_record, sender=app)
         file_settled.connect(_release, sender=app)
+        file_expired.connect(_record_expired, sender=app)
 
 
 def claim(lease_seconds: float) -> Row[Any] | None:
@@ -121,9 +122,22 @@ def _record(app: Flask, connection: Connection, file_id: str) -> None:
     Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
     row = connection.execute(select(File).where(File.id == file_id)).one()
-    kind = f"file.{row.upload_status.lower()}"
     lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
-    payload = {"type": kind, "timestamp": rfc3339(row.updated_at), "data": file_json(row)}
+    due_at = row.completed_at + HELD if lacks_digest else row.updated_at
+    _write(connection, row, f"file.{row.upload_status.lower()}", file_json(row), due_at)
+
+
+def _record_expired(app: Flask, connection: Connection, file_id: str) -> None:
+    """Write the message of a file that has just been deleted because its time was over."""
+    row = connection.execute(select(File).where(File.id == file_id)).one()
+    data = file_json(row)
+    if row.completed_at:  # the row says by now that it is deleted; the message tells of the file
+        data |= {"upload_status": UploadStatus.COMPLETE, "error": None}
+    _write(connection, row, "file.expired", data, row.updated_at)
+
+
+def _write(connection: Connection, row: Row[Any], kind: str, data: dict[str, Any], due_at: datetime) -> None:
+    payload = {"type": kind, "timestamp": rfc3339(row.updated_at), "data": data}
     message = {
         "id": f"msg_{new_id()}",
         "file_id": row.id,
@@ -131,7 +145,7 @@ def _record(app: Flask, connection: Connection, file_id: str) -> None:
         "type": kind,
         "body": _json(payload),
         "created_at": row.updated_at,
-        "due_at": row.completed_at + HELD if lacks_digest else row.updated_at,
+        "due_at": due_at,
         "attempts": 0,
     }
     connection.execute(insert(Webhook).values(**message))

@@ -6,19 +6,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from flask import request
 
 from access import auth, quota
+from access.principal import Principal
+from core import metadata
 from core.database import new_id, transaction, utcnow
-from core.errors import Busy
+from core.errors import Busy, InvalidUpload
 from core.file_row import FileRow
 from core.metrics import metrics
 from core.services import services
 from delivery import failed_bytes
 from intake import idempotency
 from intake.form import ReceivedFile, declared_length, read_form
+from intake.options import UploadOptions
+from intake.permit import check_upload
 from models import File, Mode, UploadStatus
 from storage.incoming import Incoming
 from tasks import RUNS, Run
@@ -63,17 +67,19 @@ def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Acceptance]:
     Raises:
         UploadError: there is no room.
     """
-    ferry, owner, file_id = services(), auth.owner(), new_id()
+    ferry, principal, file_id = services(), auth.principal(), new_id()
+    check_upload(principal, mode)
     if mode == Mode.ASYNC and ferry.pool.is_full:
         raise Busy("Too many files are waiting for S3; try again later.")
     if not ferry.spool.has_room(length):
         failed_bytes.make_room()
     with (
-        idempotency.claim(key, owner, ferry.config.LEASE_SECONDS) as claim,
-        quota.reserve(file_id, owner, length, ferry.config) as reservation,
+        idempotency.claim(key, principal.scope, ferry.config.LEASE_SECONDS) as claim,
+        # What repeats an earlier request uses up nothing.
+        quota.reserve(file_id, principal, length, ferry.config, is_needed=not claim.earlier) as reservation,
         ferry.spool.receive(file_id, length) as incoming,
     ):
-        acceptance = Acceptance(mode, owner, claim, reservation, incoming, RUNS[mode]())
+        acceptance = Acceptance(mode, principal, claim, reservation, incoming, RUNS[mode]())
         try:
             yield acceptance
         except BaseException:
@@ -86,7 +92,7 @@ class Acceptance:
     """The acceptance of one file by a request."""
 
     mode: Mode
-    owner: str
+    principal: Principal
     claim: idempotency.Claim
     reservation: quota.Reservation
     incoming: Incoming
@@ -95,7 +101,13 @@ class Acceptance:
     """False once the request has turned out to repeat an earlier one."""
 
     def arrived(self, received: ReceivedFile, chunk: bytes) -> None:
-        """Handle a chunk that has arrived and is in the spool."""
+        """Handle a chunk that has arrived and is in the spool.
+
+        Raises:
+            UploadError: the principal may not upload this.
+        """
+        types = (received.content_type, received.detected_type) if received.detected_type else None
+        check_upload(self.principal, self.mode, self.incoming.size, types)
         self.claim.renew()
         self.reservation.renew()
         self.run.arrived(self.incoming, received.key, received.content_type, chunk)
@@ -112,7 +124,11 @@ class Acceptance:
         Raises:
             Conflict: another request has taken over the key or the room.
             KeyReused: the key belongs to another request.
+            UploadError: the principal may not upload this.
         """
+        options, types = received.options, (received.content_type, received.detected_type)
+        check_upload(self.principal, self.mode, self.incoming.size, types, options)
+        self._check_options(options)
         fingerprint = self._fingerprint(received)
         if earlier := self.claim.match(fingerprint):
             self.is_new = False
@@ -130,13 +146,31 @@ class Acceptance:
 
     def _fingerprint(self, received: ReceivedFile) -> str:
         digest = received.digests.known("sha256") or ""
-        return idempotency.fingerprint(self.mode, received.name, received.content_type, digest)
+        asked = received.options
+        more = [repr(sorted(asked.metadata.items())), str(asked.expires_in)] if asked != UploadOptions() else []
+        return idempotency.fingerprint(self.mode, received.name, received.content_type, digest, *more)
+
+    def _check_options(self, options: UploadOptions) -> None:
+        """Raise InvalidUpload for an option that this service does not grant to anyone."""
+        longest = services().config.FILE_TTL_SECONDS
+        if longest and options.expires_in > longest:
+            raise InvalidUpload(f"expires_in must not exceed {longest} seconds here.")
+        if options.process:
+            raise InvalidUpload(f"There is no preset {options.process[0]!r} here.")
+
+    def _expires_at(self, asked_seconds: int, now: datetime) -> datetime | None:
+        """Return when the file shall be deleted: as its client, its token or the service says, the earliest."""
+        bounds = asked_seconds, self.principal.limits.file_expires_in, services().config.FILE_TTL_SECONDS
+        seconds = min((bound for bound in bounds if bound), default=0)
+        return now + timedelta(seconds=seconds) if seconds else None
 
     def _new_row(self, received: ReceivedFile) -> FileRow:
         now, config = utcnow(), services().config
+        words = metadata.check({**received.options.metadata, **self.principal.limits.metadata})
         return File.draft(
             id=self.incoming.file_id,
-            owner=self.owner,
+            owner=self.principal.owner,
+            subject=self.principal.subject,
             name=received.name,
             key=received.key,
             mode=self.mode,
@@ -145,6 +179,8 @@ class Acceptance:
             detected_type=received.detected_type,
             crc64nvme=self.incoming.crc64nvme,
             sha256=received.digests.known("sha256"),
+            user_metadata=metadata.dump(words) if words else None,
+            expires_at=self._expires_at(received.options.expires_in, now),
             spool_id=services().spool.id,
             upload_status=UploadStatus.PENDING,
             attempts=0,

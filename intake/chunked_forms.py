@@ -9,7 +9,6 @@ from werkzeug.datastructures import Headers
 
 from core.errors import ChunkedUpload
 
-MAX_VALUE_BYTES = 1024
 # The field with a chunk's number, and the one with the number of chunks.
 COUNTED = {
     "dzchunkindex": "dztotalchunkcount",  # Dropzone
@@ -24,7 +23,8 @@ COUNTED = {
 MEASURED = ("_chunkSize", "_totalSize")
 # Kendo UI and DevExtreme describe the chunk in JSON.
 DESCRIBED = ("metadata", "chunkMetadata")
-TOTAL = re.compile(r'"total(?:Chunks|Count)"\s*:\s*"?(\d{1,9})')
+TOTAL = re.compile(r'"total(?:Chunks|Count)"\s*:\s*(\d{1,9})')
+"""A number; a text under that name is somebody's own metadata."""
 FIELDS = {*COUNTED, *COUNTED.values(), *MEASURED, *DESCRIBED}
 """The fields whose values must be known."""
 

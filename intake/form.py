@@ -14,10 +14,11 @@ from werkzeug.wsgi import get_input_stream
 
 from config import MIB, Config
 from core.errors import EncodedUpload, InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
-from file import media_type, rename_file
-from intake import chunked_forms
+from file import check_name, media_type, rename_file
+from intake import chunked_forms, options
 from intake.digests import Digests
 from intake.form_parser import Event, FormParser
+from intake.options import UploadOptions
 from intake.sniff import FirstBytes, refused_type
 from storage.incoming import Incoming
 
@@ -25,7 +26,7 @@ FIELD = "file"
 CHUNK_BYTES = 1 * MIB
 MIN_CHUNK_BYTES = 16 * 1024
 QUICK_SECONDS = 0.1
-MAX_NAME_BYTES = 255  # as in most file systems
+READ_FIELDS = chunked_forms.FIELDS.union(options.FIELDS)
 
 
 @dataclass
@@ -39,6 +40,8 @@ class ReceivedFile:
     head: FirstBytes = field(default_factory=FirstBytes)
     detected_type: str = ""
     """The media type that its first bytes tell; empty until they are here."""
+    options: UploadOptions = field(default_factory=UploadOptions)
+    """What the form asks for besides; known at its end."""
 
 
 def declared_length(request: Request, max_bytes: int) -> int:
@@ -60,7 +63,7 @@ def read_form(
     on_chunk: Callable[[ReceivedFile, bytes], None] = lambda received, chunk: None,
     also_digest: tuple[str, ...] = (),
 ) -> ReceivedFile:
-    """Write the form's one file into the spool while it arrives, and skip other fields.
+    """Write the form's one file into the spool while it arrives, and read the options beside it.
 
     Args:
         request: a multipart/form-data request with an unread body.
@@ -71,8 +74,8 @@ def read_form(
 
     Raises:
         UnsupportedUpload: the body is not multipart/form-data, or the file's type is not accepted.
-        InvalidUpload: there is not exactly one named file in the field `file`, the form is malformed, or the file
-            or the body does not match a digest from the client.
+        InvalidUpload: there is not exactly one named file in the field `file`, the form or an option is malformed,
+            or the file or the body does not match a digest from the client.
         UploadTooLarge: the request or a part's header exceeds its limit.
         Busy: the spool is full.
         TooSlow: the client stalls, or sends too slowly.
@@ -111,7 +114,7 @@ class _Reader:
         """Begin a part."""
         self._in_file = bool(part.filename)
         if self._in_file:
-            chunked_forms.refuse_chunk(self._others.fields)
+            chunked_forms.refuse_chunk(self._others.texts())
             self._received = _begin_file(part, self._received, self._config, self._also_digest)
         else:
             self._others.begin(part)
@@ -134,10 +137,12 @@ class _Reader:
 
     def finish(self) -> ReceivedFile:
         """Return the file, once the form has ended."""
-        chunked_forms.refuse_chunk(self._others.fields)
+        fields = self._others.texts()
+        chunked_forms.refuse_chunk(fields)
         if self._received is None:
             raise InvalidUpload(self._others.why_no_file)
         self._received.digests.verify()
+        self._received.options = options.read(fields)
         return self._received
 
 
@@ -145,11 +150,10 @@ class _OtherParts:
     """The parts of a form without a file: text fields, and empty file inputs."""
 
     def __init__(self) -> None:
-        self.fields: dict[str, str] = {}
-        """What the fields hold that tell a chunk."""
         self.why_no_file = f"The form has no file in the field '{FIELD}'."
         self._name = ""
         self._is_nameless = False
+        self._contents: dict[str, bytearray] = {}
 
     def begin(self, part: MultipartSegment) -> None:
         """Begin a part."""
@@ -157,18 +161,35 @@ class _OtherParts:
         if part.name == FIELD:
             holds_text = f"The field '{FIELD}' holds text, not a file."
             self.why_no_file = "The file has no name." if self._is_nameless else holds_text
+        if part.name in options.FIELDS and part.name in self._contents:
+            raise InvalidUpload(f"Send the field '{part.name}' once.")
+        if part.name in READ_FIELDS:
+            self._contents.setdefault(part.name, bytearray())
 
     def update(self, content: bytes) -> None:
         """Handle the content of a part.
 
         Raises:
-            InvalidUpload: it is a file without a name.
+            InvalidUpload: it is a file without a name, or too long a text.
         """
         if self._is_nameless:
             raise InvalidUpload("The file has no name.")
-        if self._name in chunked_forms.FIELDS:
-            known = self.fields.get(self._name, "")
-            self.fields[self._name] = (known + content.decode(errors="replace"))[: chunked_forms.MAX_VALUE_BYTES]
+        if (known := self._contents.get(self._name)) is not None:
+            known += content[: options.MAX_VALUE_BYTES + 1 - len(known)]
+            if len(known) > options.MAX_VALUE_BYTES:
+                raise InvalidUpload(f"The field '{self._name}' is too long.")
+
+    def texts(self) -> dict[str, str]:
+        """Return what the fields hold that are read.
+
+        Raises:
+            InvalidUpload: an option is not UTF-8, the charset of a form's texts (RFC 7578, section 5.1.2).
+        """
+        try:
+            own = {name: self._contents[name].decode() for name in options.FIELDS if name in self._contents}
+        except UnicodeDecodeError:
+            raise InvalidUpload("The form's fields must be UTF-8.") from None
+        return {name: bytes(content).decode(errors="replace") for name, content in self._contents.items()} | own
 
 
 def _begin_file(
@@ -177,8 +198,7 @@ def _begin_file(
     """Check a file's part headers before its bytes are read."""
     if part.name != FIELD or earlier is not None:
         raise InvalidUpload(f"Send exactly one file, in the field '{FIELD}'.")
-    if len(part.filename.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
-        raise InvalidUpload(f"A file name must not exceed {MAX_NAME_BYTES} bytes.")
+    check_name(part.filename)
     content_type = media_type(part.header("Content-Type"), part.filename)
     return ReceivedFile(
         name=part.filename,

@@ -25,7 +25,7 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
     __tablename__ = "idempotency_keys"
 
     key: Mapped[str] = mapped_column(String(MAX_KEY), primary_key=True)
-    """Hash of the client's key and its owner."""
+    """Hash of the client's key and its owner and user."""
     request_id: Mapped[str] = mapped_column("owner", String(32), key="request_id")
     """The request that holds the key."""
     due_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
@@ -38,7 +38,7 @@ class Claim:
     """One request's claim on its Idempotency-Key. A no-op for a request without a key.
 
     Args:
-        key: the Idempotency-Key, hashed with its owner.
+        key: the Idempotency-Key, hashed with its owner and user.
         lease_seconds: how long the request may stay silent before another may take the key over.
     """
 
@@ -119,12 +119,12 @@ class Claim:
 
 
 @contextmanager
-def claim(key: str | None, owner: str, lease_seconds: float) -> Iterator[Claim]:
+def claim(key: str | None, scope: tuple[str, ...], lease_seconds: float) -> Iterator[Claim]:
     """Claim a request's Idempotency-Key while the block runs; if the block raises, the key is free again.
 
     Args:
         key: the Idempotency-Key, or None.
-        owner: the owner of the request. Equal keys of two owners are two keys.
+        scope: the owner of the request, and its user if it has one. Equal keys of two of them are two keys.
         lease_seconds: how long the request may stay silent before another may take the key over.
 
     Raises:
@@ -133,7 +133,7 @@ def claim(key: str | None, owner: str, lease_seconds: float) -> Iterator[Claim]:
     """
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise InvalidUpload(f"An Idempotency-Key must have 1 to {MAX_KEY} printable ASCII characters.")
-    found = Claim(fingerprint(owner, key) if key else None, lease_seconds)
+    found = Claim(fingerprint(*scope, key) if key else None, lease_seconds)
     if key is None:
         yield found
         return

@@ -114,6 +114,8 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, local
     settings = {"AUTH": env.get("AUTH") or "open", "SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
     settings["LOG_FORMAT"] = env.get("LOG_FORMAT") or "text"
     settings["PROMETHEUS_MULTIPROC_DIR"] = env.get("PROMETHEUS_MULTIPROC_DIR") or str(data / "metrics")
+    if not is_given(env, "TOKEN_SECRET"):
+        settings["TOKEN_SECRET"] = _read_or_create(data / "token-secret", secrets.token_urlsafe(32))
     if not is_given(env, "SQLALCHEMY_DATABASE_URI"):
         settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{data / 'ferryman.db'}"
     if not is_given(env, "CELERY_BROKER_URL"):
@@ -169,7 +171,7 @@ def _web_command(own_bucket: bool) -> str:
     flask = f"{_python()} -m flask --app app"
     steps = [f"{flask} db upgrade"]
     if own_bucket:
-        steps.append(f"{flask} create-bucket --public-read --wait {READY_SECONDS}")
+        steps.append(f"{flask} create-bucket --public-read --cors --wait {READY_SECONDS}")
     steps.append(f"exec {_traced()}{_python()} -m gunicorn -c gunicorn.conf.py 'app:create_app()'")
     return " && ".join(steps)
 

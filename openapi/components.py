@@ -86,6 +86,16 @@ PARAMETERS: dict[str, Piece] = {
     ),
     "Proxy": _query("proxy", text("`1` for the bytes themselves instead of a redirect to S3.", enum=["1"])),
     **{name.title(): _query(name, dict(one.schema)) for name, one in listing.PARAMETERS.items()},
+    "Metadata": _parameter(
+        "query",
+        "metadata",
+        {
+            "type": "object",
+            "description": "Only files whose metadata has these values, three names at most: `metadata.order=17`.",
+            "maxProperties": listing.MAX_METADATA,
+            "additionalProperties": {"type": "string"},
+        },
+    ),
 }
 
 LIMITS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
@@ -129,7 +139,8 @@ ACCEPTED: Piece = {
 COMPLETE: Piece = {name: piece["examples"][0] for name, piece in FILE.items()}
 EVENT = (
     'retry: 2000\n\nid: 17\nevent: status\ndata: {"id": "' + FILE_ID + '", "name": "report.pdf", "upload_status":'
-    ' "PROCESSING", "mode": "async", "bytes_sent": 0, "size": 10485760, "error": null, "url": null}\n\n'
+    ' "PROCESSING", "mode": "async", "bytes_sent": 0, "size": 10485760, "error": null, "url": null,'
+    ' "metadata": {}}\n\n'
 )
 
 
@@ -216,6 +227,10 @@ RESPONSES: dict[str, Piece] = {
     ),
     "Index": _page("The service and its endpoints.", "Index"),
     "Help": _page("How to upload a file here.", "Help"),
+    "Token": _answer("The token. It is shown only now.", "Token", headers=("Cache-Control",)),
+    "Link": _answer("The link.", "Link", headers=("Cache-Control",)),
+    "Edited": _answer("The file as it is now.", "File", COMPLETE),
+    "State": _answer("The state of all parts.", "State"),
     "Metrics": _named_type(
         _answer("All metrics.", {"type": "string", "description": "Prometheus's format."}, media_type="*/*"),
         "text/plain",
@@ -232,20 +247,41 @@ RESPONSES: dict[str, Piece] = {
         " or cut off, a malformed header, or bytes that do not match a digest.",
         "The form has no file in the field 'file'.",
     ),
+    "InvalidBody": _problem(
+        _S.BAD_REQUEST,
+        "The JSON in the body is malformed, or says what it must not.",
+        "expires_in must be a whole number from 60 to 86400.",
+    ),
+    "BodyTooLarge": _problem(
+        _S.REQUEST_ENTITY_TOO_LARGE,
+        "The body is longer than 64 KiB.",
+        "The data value transmitted exceeds the capacity limit.",
+    ),
+    "NotJson": _problem(_S.UNSUPPORTED_MEDIA_TYPE, "The body is not JSON.", "Send the body as application/json."),
+    "UnsafeInline": _problem(
+        _S.UNPROCESSABLE_ENTITY,
+        "`inline` is for files that a browser shows and cannot run.",
+        "Only pictures, PDF, plain text, MP4 and MP3 are shown inline; use attachment.",
+    ),
+    "NotConfigured": _problem(
+        _S.NOT_IMPLEMENTED,
+        "The operator has not configured what this needs.",
+        "The operator has set no TOKEN_SECRET, so no token can be signed.",
+    ),
     "InvalidQuery": _problem(
         _S.BAD_REQUEST, "The query string is not valid.", "limit must be a number from 1 to 200."
     ),
     "Unauthorized": _problem(
         _S.UNAUTHORIZED,
-        "The request has no valid key.",
+        "The request has no valid key, token or JWT; of one that has expired, `detail` says so.",
         "Send a valid key, as in `Authorization: Bearer fm_...`.",
         "WWW-Authenticate",
     ),
     "Forbidden": _problem(
         _S.FORBIDDEN,
-        "The key does not grant access; or, in a service without keys, the request comes from a page of another"
-        " origin.",
-        "This key does not grant access to this endpoint.",
+        "The credential does not grant access, or a token's limits do not allow the upload; or, in a service"
+        " without keys, the request comes from a page of another origin.",
+        "This credential does not grant access to this endpoint.",
     ),
     "NotFound": _problem(_S.NOT_FOUND, "The file does not exist, or belongs to another owner.", "File not found."),
     "Forgotten": _problem(
@@ -295,8 +331,8 @@ RESPONSES: dict[str, Piece] = {
     ),
     "LimitReached": _problem(
         _S.TOO_MANY_REQUESTS,
-        "A limit is reached: requests per minute, bytes per day, files in flight; or too many invalid keys came"
-        " from your address.",
+        "A limit is reached: requests per minute, bytes per day, files in flight; or too many invalid credentials"
+        " came from your address.",
         "Rate limit exceeded: 6000 requests per minute.",
         "Retry-After",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from typing import Any
 
@@ -13,7 +14,7 @@ from flask import Blueprint, Flask, Response, current_app, jsonify, make_respons
 from markupsafe import Markup, escape
 from werkzeug.routing import Rule
 
-from access import auth, keys
+from access import auth
 from ferryman import __version__
 from openapi import components, schemas
 
@@ -26,9 +27,11 @@ Post a file as a form to one of the three upload addresses: `/normal_upload` ans
 `/async_upload` and `/celery_upload` at once. The response is the File as JSON; `Location` is the address \
 for its status, to read, to wait for, or to watch as a stream of events.
 
-Every endpoint for files needs a key, in the header `Authorization: Bearer fm_...`; the operator makes \
-one with `flask keys create NAME`. You see your own files only. In a service with \
-`AUTH=open` no key is needed. Requests are limited: see the `RateLimit-` headers, and `Retry-After` of a \
+Every endpoint for files needs a credential, in the header `Authorization: Bearer ...`: an API key \
+(`fm_...`, from the operator's `flask keys create NAME`) in a backend; in a browser an upload token \
+(`fmu_...`, from `POST /tokens`), or a JSON Web Token of your own, where the operator has configured that. \
+A key sees all files of its owner, a token or JWT those of its user. In a service with \
+`AUTH=open` none is needed. Requests are limited: see the `RateLimit-` headers, and `Retry-After` of a \
 429.
 
 Errors are `application/problem+json` (RFC 9457), with one sentence in `detail`. Send an `Idempotency-Key` with \
@@ -37,7 +40,8 @@ TAGS = {
     "Upload": "Three ways to upload a file. All take the same form and return a File.",
     "Files": "Your files: status, bytes, deletion.",
     "Watch": "Events instead of polling.",
-    "Service": "The service itself. No key is needed.",
+    "Tokens": "Credentials for the browsers of your users.",
+    "Service": "The service itself.",
 }
 UPLOAD_PARAMETERS = ["IdempotencyKey", "ReprDigest", "ContentDigest", "ContentMD5"]
 UPLOAD = {
@@ -66,7 +70,7 @@ class ViewPlugin(BasePlugin):
         for operation in (operations or {}).values():
             operation["summary"] = (inspect.getdoc(view) or "").partition("\n")[0].rstrip(".")
             errors: dict[int, str] = {500: "ServerError"}
-            if getattr(view, "role", keys.FILES) is None:
+            if view.grant is None:
                 operation["security"] = []
             else:
                 errors |= GUARDED
@@ -143,7 +147,8 @@ def _operations(app: Flask, rule: Rule) -> dict[str, Any]:
 
 
 def _add_components(spec: APISpec) -> None:
-    key = {"type": "http", "scheme": "bearer", "description": "A key, as `flask keys create NAME` makes it."}
+    about = "An API key, as `flask keys create NAME` makes it; an upload token, or a JWT, where a user may come."
+    key = {"type": "http", "scheme": "bearer", "description": about}
     spec.components.security_scheme("key", key)
     for name, piece in schemas.SCHEMAS.items():
         spec.components.schema(name, piece)
@@ -181,6 +186,8 @@ def curl(path: str, method: str, operation: dict[str, Any]) -> str:
         words.append('-H "Authorization: Bearer $KEY"')
     if is_form:
         words.append("-F file=@report.pdf")
+    if example := operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example"):
+        words.append(f"-H 'Content-Type: application/json' -d '{json.dumps(example)}'")
     if "text/event-stream" in operation["responses"].get("200", {}).get("content", {}):
         words.append("-N")
     if "302" in operation["responses"]:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from access.principal import USER_GRANTS
+from access.tokens import LEAST_SECONDS, MAX_SUBJECT, MOST_SECONDS
+from core.metadata import MAX_NAMES
 from intake.form import FIELD
 from intake.form_parser import FORM_MAX_PARTS
 from models import PROGRESS, STATUS, Mode, UploadStatus
+from web.links import DISPOSITIONS
+from web.links import MOST_SECONDS as LINK_MOST
+from web.links import USUAL_SECONDS as LINK_SECONDS
 from web.listing import MAX_PAGE
 
 Piece = dict[str, Any]
+
+TOKEN_GRANTS = sorted(USER_GRANTS)
 
 FILE_ID = "bf15c1ea74ca63e8d3f7e858dee93dcd"
 KEY = "20261125023251--report-a0b622e25cb34d60.pdf"
@@ -44,9 +52,23 @@ def record(description: str, fields: Piece, optional: tuple[str, ...] = ()) -> P
     }
 
 
+def _list(description: str, example: list[str], values: list[str] | None = None) -> Piece:
+    items: Piece = {"type": "string"} | ({"enum": values} if values else {})
+    bounds = {"minItems": 1, "maxItems": 50}
+    return {"type": "array", "description": description, "items": items, "examples": [example], **bounds}
+
+
 def _shown(examples: tuple[Any, ...]) -> Piece:
     return {"examples": list(examples)} if examples else {}
 
+
+METADATA: Piece = {
+    "type": "object",
+    "description": f"Your own words beside the file; at most {MAX_NAMES} names, and 4 KiB as JSON.",
+    "additionalProperties": {"type": "string"},
+    "maxProperties": MAX_NAMES,
+    "examples": [{"order": "17"}],
+}
 
 FILE: Piece = {
     "id": text("The file's id, as in every address.", FILE_ID),
@@ -75,16 +97,23 @@ FILE: Piece = {
     "error": or_null(text("The reason why the file is not in S3, in one sentence; else null.", None)),
     "created_at": text("The time of acceptance (RFC 3339, UTC).", MOMENT, format="date-time"),
     "updated_at": text("The time of the last change.", MOMENT, format="date-time"),
+    "subject": or_null(text("The user whose file it is; null for a file of the account itself.", "42")),
+    "metadata": METADATA,
+    "expires_at": or_null(text("When the file will be deleted; null for never.", None, format="date-time")),
     "completed_at": or_null(
         text("The time when the file became COMPLETE; null until then.", MOMENT, format="date-time")
     ),
 }
 EVENT: Piece = {
-    **{name: FILE[name] for name in ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url")},
+    **{
+        name: FILE[name]
+        for name in ("id", "name", "upload_status", "mode", "bytes_sent", "size", "error", "url", "metadata")
+    },
     **{name: or_null(FILE[name]) for name in ("name", "mode", "size")},
 }
 CHECK = text("The result of the check.", "ok", enum=["ok", "failed"])
-PARTS = ("database", "bucket", "broker", "spool", "loops", "scanner")
+ACCEPTING_PARTS = ("database", "spool")
+PARTS = (*ACCEPTING_PARTS, "bucket", "broker", "loops", "scanner")
 
 SCHEMAS: dict[str, Piece] = {
     "File": record("An upload and its status.", FILE),
@@ -134,10 +163,93 @@ SCHEMAS: dict[str, Piece] = {
                 "The file: a part with a filename. The part's own header may carry"
                 " `Content-Type`, `Repr-Digest`, `Content-Digest` and `Content-MD5`, for the file alone.",
                 format="binary",
-            )
+            ),
+            "metadata": text(
+                "Your own words beside the file: a flat JSON object of strings, before or after the file.",
+                '{"order": "17"}',
+            ),
+            "expires_in": text("Seconds after which the file is deleted.", "86400", pattern="^[0-9]{0,12}$"),
+            "process": text("Names of presets, with commas between them.", pattern="^[a-z0-9_, -]*$"),
         },
         "required": [FIELD],
     },
+    "Edit": {
+        "type": "object",
+        "description": "A merge patch (RFC 7396): what is not named stays, null removes a name of the metadata.",
+        "properties": {
+            "name": text("The shown name; key and bytes stay.", "invoice.pdf", minLength=1),
+            "metadata": {
+                "type": ["object", "null"],
+                "description": "The names to change; null removes all.",
+                "additionalProperties": {"type": ["string", "null"]},
+                "examples": [{"order": "18"}],
+            },
+        },
+        "minProperties": 1,
+        "additionalProperties": False,
+    },
+    "TokenRequest": {
+        "type": "object",
+        "description": "For whom the token is, and what its holder may do.",
+        "properties": {
+            "subject": text(
+                "The user, in your own words; they see only their own files. Without one the token is for the"
+                " whole account.",
+                "42",
+                minLength=1,
+                maxLength=MAX_SUBJECT,
+            ),
+            "expires_in": number(
+                "Seconds for which it is valid.", 900, minimum=LEAST_SECONDS, maximum=MOST_SECONDS
+            ),
+            "grants": _list(
+                "What it opens; by default to upload and to read.", ["upload", "read"], list(TOKEN_GRANTS)
+            ),
+            "max_bytes": number("The largest file, in bytes.", 5_000_000, minimum=1),
+            "max_files": number("How many files it uploads in all.", 1, minimum=1),
+            "content_types": _list("Media types that it uploads.", ["image/*"]),
+            "modes": _list("Modes in which it uploads.", ["async"], list(Mode)),
+            "process": _list("Presets that it may ask for.", ["thumb"]),
+            "metadata": METADATA,
+            "file_expires_in": number(
+                "Seconds after which its files are deleted, at the latest.", 86_400, minimum=1
+            ),
+        },
+        "additionalProperties": False,
+    },
+    "Token": record(
+        "An upload token.",
+        {
+            "token": text(
+                "To be sent as `Authorization: Bearer ...`.", "fmu_eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"
+            ),
+            "expires_at": text("When it ends.", MOMENT, format="date-time"),
+        },
+    ),
+    "LinkRequest": {
+        "type": "object",
+        "description": "For how long the link shall work, and what a browser shall do with it.",
+        "properties": {
+            "expires_in": number(
+                "Seconds for which it works.", LINK_SECONDS, minimum=1, maximum=LINK_MOST, default=LINK_SECONDS
+            ),
+            "disposition": text(
+                "`inline` to show the file, where it cannot run anything; by default it is downloaded.",
+                "inline",
+                enum=list(DISPOSITIONS),
+            ),
+        },
+        "additionalProperties": False,
+    },
+    "Link": record(
+        "A link to a file's bytes.",
+        {
+            "url": text(
+                "Whoever has it can read the file.", f"https://files.s3.amazonaws.com/{KEY}?X-Amz-Signature=1"
+            ),
+            "expires_at": text("When it ends.", MOMENT, format="date-time"),
+        },
+    ),
     "Index": record(
         "The service and its endpoints.",
         {
@@ -162,9 +274,16 @@ SCHEMAS: dict[str, Piece] = {
     ),
     "Alive": record("The process lives.", {"status": text("Always alive.", "alive", const="alive")}),
     "Readiness": record(
-        "The state of the parts that the service depends on.",
+        "If this process can accept a file.",
         {
             "status": text("The overall state.", "ready", enum=["ready", "not ready"]),
+            "checks": record("The state of each part.", dict.fromkeys(ACCEPTING_PARTS, CHECK)),
+        },
+    ),
+    "State": record(
+        "The state of the parts that the service depends on.",
+        {
+            "status": text("The overall state.", "ok", enum=["ok", "degraded"]),
             "checks": record("The state of each part.", dict.fromkeys(PARTS, CHECK), optional=("scanner",)),
             "oldest_undelivered_seconds": {
                 "type": ["number", "null"],

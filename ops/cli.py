@@ -26,21 +26,34 @@ OTHER_MODES = ("readback", "auto", "crc64nvme")
 
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
-    for command in (create_bucket, set_lifecycle, s3_doctor, reconcile, key_commands, hooks, upload, watch):
+    for command in (
+        create_bucket,
+        set_lifecycle,
+        set_cors,
+        s3_doctor,
+        reconcile,
+        key_commands,
+        hooks,
+        upload,
+        watch,
+    ):
         app.cli.add_command(command)
 
 
 @click.command("create-bucket", cls=PlainCommand)
 @click.option("--public-read", is_flag=True, help="Let everyone read its objects.")
+@click.option("--cors", is_flag=True, help="Let pages read links to it, as set-cors does.")
 @click.option("--wait", default=0.0, metavar="SECONDS", help="Keep trying for so long.")
 @with_appcontext
-def create_bucket(public_read: bool, wait: float) -> None:
+def create_bucket(public_read: bool, cors: bool, wait: float) -> None:
     """Create the bucket, unless it exists."""
     ferry = services()
     deadline = time.monotonic() + wait
     while True:
         try:
             bucket.make(ferry.store, ferry.config.AWS_REGION, public_read)
+            if cors:
+                bucket.set_cors(ferry.store, ferry.config.CORS_ORIGINS)
             return
         except StoreError:
             if time.monotonic() >= deadline:
@@ -55,6 +68,14 @@ def set_lifecycle(days: int) -> None:
     """Let S3 abort abandoned multipart uploads."""
     ferry = services()
     bucket.set_lifecycle(ferry.store, ferry.config.S3_KEY_PREFIX, days)
+
+
+@click.command("set-cors", cls=PlainCommand)
+@with_appcontext
+def set_cors() -> None:
+    """Let pages read links to the bucket, and those of CORS_ORIGINS send bytes there."""
+    ferry = services()
+    bucket.set_cors(ferry.store, ferry.config.CORS_ORIGINS)
 
 
 @click.command("s3-doctor", cls=PlainCommand)

@@ -85,6 +85,7 @@ def conveniences(store: Store, prefix: str) -> Iterator[Probe]:
             "keeps the media type": lambda: _keep_type(store, info),
             "gives a range": lambda: _give_range(store, info, content),
             "a link downloads, under the file's name": lambda: _follow_link(store, info, content),
+            "lets pages read links (flask set-cors)": lambda: _share_link(store, info),
             "lists objects": lambda: _list_objects(store, info),
             "lists unfinished uploads": lambda: _list_uploads(store, info),
             "has lifecycle rules": lambda: bucket.lifecycle_rules(store),
@@ -179,6 +180,13 @@ def _follow_link(store: Store, info: ObjectInfo, content: bytes) -> None:
     _require(answer.content == content, f"Links answer {answer.status_code}; use ?proxy=1.")
     named = answer.headers.get("content-disposition") == DISPOSITION
     _require(named, "The link does not name the file, so it is saved under its key; use ?proxy=1.")
+
+
+def _share_link(store: Store, info: ObjectInfo) -> None:
+    headers = {"Origin": "null"}  # as after the redirect to the link
+    answer = requests.get(store.presigned_url(info.key, DISPOSITION, 60), headers=headers, timeout=20)
+    allowed = answer.headers.get("access-control-allow-origin")
+    _require(allowed in ("*", "null"), "A page's fetch() cannot read them; use ?proxy=1.")
 
 
 def _list_objects(store: Store, info: ObjectInfo) -> None:

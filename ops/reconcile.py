@@ -90,13 +90,16 @@ def _rows_of_lost_spools(grace: timedelta) -> Iterator[Finding]:
 
 def _objects(before: datetime) -> Iterator[Finding]:
     """Find objects without a row, and COMPLETE rows without an object."""
-    store = services().store
+    store, kept = services().store, services().config.ROW_RETENTION_SECONDS
+    # An older object may have outlived its row, as it was to.
+    since = utcnow() - timedelta(seconds=kept) if kept else None
     listed: set[str] = set()
     for batch in batched(_only_ours(bucket.objects(store, _prefix()))):
         known = _keys(entry.key for entry in batch)
         listed |= known
         for entry in batch:
-            if entry.key not in known and _is_before(entry.modified_at, before):
+            has_lost_its_row = since is not None and _is_before(entry.modified_at, since)
+            if entry.key not in known and _is_before(entry.modified_at, before) and not has_lost_its_row:
                 mend = partial(store.delete, entry.key) if _prefix() else None
                 yield Finding("object without a row", entry.key, mend)
     complete = select(File.key).where(

@@ -11,6 +11,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from access import auth
+from access.principal import Grant
 from core import background
 from core.database import utcnow
 from core.metrics import metrics
@@ -21,7 +22,7 @@ bp = Blueprint("scrape", __name__)
 
 
 @bp.get("/metrics")
-@auth.for_metrics
+@auth.needs(Grant.METRICS)
 def show() -> Response:
     """Return all metrics in the text format of Prometheus.
     ---

@@ -9,7 +9,7 @@ from flask import Flask
 from access import quota
 from core.background import Loop, for_each
 from core.services import Services
-from delivery import sweep
+from delivery import lifetime, sweep
 from delivery.erase import remove_erased
 from events import log as event_log
 from events import webhooks
@@ -25,6 +25,8 @@ CHORES = (
     sweep.record_spool,
     sweep.drop_spooled,
     sweep.end_lost,
+    lifetime.expire_files,
+    lifetime.forget_rows,
     remove_erased,
     idempotency.forget_old,
     quota.forget_lapsed,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -14,7 +15,10 @@ from core.errors import StoreError, StoreRefused
 from storage.s3.errors import translated_errors
 from storage.store import Store
 
+CORS_RULES = ("ferryman-links", "ferryman-uploads")
+NO_CORS = "This store has no CORS rules."
 LIFECYCLE_RULE = "ferryman-abandoned-multiparts"
+CORS_EXPOSED = ["ETag", "Content-Range", "Accept-Ranges", "Content-Disposition"]
 NO_LIFECYCLE = "This store has no lifecycle rules."
 
 
@@ -175,24 +179,74 @@ def lifecycle_rules(store: Store) -> list[Any]:
     except StoreError as error:
         if error.code == "NoSuchLifecycleConfiguration":
             return []
-        raise _without_lifecycle(error) from error
+        raise _unknown_as(NO_LIFECYCLE, error) from error
     if "Rules" not in found:  # some stores answer this with a listing of the bucket
         raise StoreRefused(NO_LIFECYCLE)
     return list(found["Rules"])
 
 
-def _put_rules(store: Store, rules: list[Any]) -> None:
-    """Set the rules with Content-MD5, which every store accepts; boto3 would send a newer checksum."""
-    event = "before-call.s3.PutBucketLifecycleConfiguration"
-    events = store.client.meta.events
-    events.register(event, _use_content_md5)
+def set_cors(store: Store, origins: Sequence[str]) -> None:
+    """Let pages read links, and pages of some origins send bytes; keep the bucket's other rules.
+
+    A page comes to a link by a redirect from this service, for which its browser sends `Origin: null`; whoever has
+    a link may read the object anyway.
+
+    Args:
+        store: which bucket.
+        origins: CORS_ORIGINS.
+
+    Raises:
+        StoreError: S3 refuses, or has no such thing.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/ManageCorsUsing.html;
+    https://fetch.spec.whatwg.org/#concept-http-redirect-fetch for the origin after a redirect.
+    """
+    links, uploads = CORS_RULES
+    same: dict[str, Any] = {"AllowedHeaders": ["*"], "ExposeHeaders": CORS_EXPOSED, "MaxAgeSeconds": 3600}
+    rules = [{"ID": links, "AllowedOrigins": ["*"], "AllowedMethods": ["GET", "HEAD"], **same}]
+    if origins:
+        rules.append({"ID": uploads, "AllowedOrigins": list(origins), "AllowedMethods": ["PUT", "POST"], **same})
+    try:
+        others = [rule for rule in cors_rules(store) if rule.get("ID") not in CORS_RULES]
+        with translated_errors(), _content_md5(store, "PutBucketCors"):
+            configuration: Any = {"CORSRules": [*others, *rules]}
+            store.client.put_bucket_cors(Bucket=store.bucket, CORSConfiguration=configuration)
+    except StoreError as error:
+        raise _unknown_as(NO_CORS, error) from error
+
+
+def cors_rules(store: Store) -> list[Any]:
+    """Read the bucket's CORS rules.
+
+    Raises:
+        StoreError: S3 refuses, or has no such thing.
+    """
     try:
         with translated_errors():
+            return list(store.client.get_bucket_cors(Bucket=store.bucket).get("CORSRules", []))
+    except StoreError as error:
+        if error.code == "NoSuchCORSConfiguration":
+            return []
+        raise
+
+
+def _put_rules(store: Store, rules: list[Any]) -> None:
+    try:
+        with translated_errors(), _content_md5(store, "PutBucketLifecycleConfiguration"):
             store.client.put_bucket_lifecycle_configuration(
                 Bucket=store.bucket, LifecycleConfiguration={"Rules": rules}
             )
     except StoreError as error:
-        raise _without_lifecycle(error) from error
+        raise _unknown_as(NO_LIFECYCLE, error) from error
+
+
+@contextmanager
+def _content_md5(store: Store, operation: str) -> Iterator[None]:
+    """Send Content-MD5 with an operation, which every store accepts; boto3 would send a newer checksum."""
+    event, events = f"before-call.s3.{operation}", store.client.meta.events
+    events.register(event, _use_content_md5)
+    try:
+        yield
     finally:
         events.unregister(event, _use_content_md5)
 
@@ -203,9 +257,9 @@ def _use_content_md5(params: dict[str, Any], **_: object) -> None:
     params["context"].pop("checksum", None)
 
 
-def _without_lifecycle(error: StoreError) -> StoreError:
+def _unknown_as(sentence: str, error: StoreError) -> StoreError:
     is_unknown = error.s3_status in (HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.METHOD_NOT_ALLOWED)
-    return StoreRefused(NO_LIFECYCLE) if is_unknown else error
+    return StoreRefused(sentence) if is_unknown else error
 
 
 def _public_read_policy(bucket: str) -> dict[str, Any]:

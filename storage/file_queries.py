@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, func, or_, select, tuple_
+from sqlalchemy import Connection, and_, exists, func, or_, select, tuple_
+from sqlalchemy.orm import aliased
 
+from core import metadata
 from core.database import BATCH, batched, db, utcnow
 from core.file_row import FileRow
+from core.metadata import Metadata
 from core.names import fold
-from models import ERASED, UNDELIVERED, File, Mode, UploadStatus, is_due, read_rows
+from models import ERASED, EXPIRES, UNDELIVERED, File, MetadataEntry, Mode, UploadStatus, is_due, read_rows
 from storage import spools
 
 
@@ -21,6 +24,8 @@ def page(
     status: UploadStatus | None = None,
     mode: Mode | None = None,
     name: str | None = None,
+    subject: str | None = None,
+    words: Metadata | None = None,
 ) -> Sequence[FileRow]:
     """Return a page of an owner's rows, newest first.
 
@@ -31,10 +36,22 @@ def page(
         status: only rows with this status.
         mode: only rows with this mode.
         name: only rows whose name contains this, in any case and Unicode form.
+        subject: only rows of this user.
+        words: only rows whose metadata has all of these.
     """
     statement = select(File).where(File.owner == owner, File.erased_at.is_(None))
+    order = File.created_at, File.id
+    for count, pair in enumerate((words or {}).items()):
+        entry = aliased(MetadataEntry)
+        has_it = entry.owner == owner, entry.digest == metadata.digest(*pair), entry.file_id == File.id
+        if count:
+            statement = statement.where(exists().where(*has_it))
+        else:  # the index of one entry has the order, so a page is read from its start
+            statement, order = statement.join(entry, and_(*has_it)), (entry.created_at, entry.file_id)
+    if subject is not None:
+        statement = statement.where(File.subject == subject)
     if before:
-        statement = statement.where(tuple_(File.created_at, File.id) < tuple_(*before))
+        statement = statement.where(tuple_(*order) < tuple_(*before))
     if status:
         statement = statement.where(File.upload_status == status)
     if mode:
@@ -43,14 +60,21 @@ def page(
         # A version before revision 0008, which runs on during an upgrade, writes rows without it.
         is_older = and_(File.name_search == "", File.name.icontains(name, autoescape=True))
         statement = statement.where(or_(File.name_search.contains(fold(name), autoescape=True), is_older))
-    newest_first = statement.order_by(File.created_at.desc(), File.id.desc()).limit(limit)
-    return read_rows(newest_first)
+    return read_rows(statement.order_by(*(column.desc() for column in order)).limit(limit))
 
 
-def count_in_flight(connection: Connection, owner: str) -> int:
-    """Return the number of an owner's files that a host still delivers, in the transaction of the caller."""
-    has_host = File.spool_id.not_in(spools.lost_ids())
-    return connection.scalars(select(func.count()).where(File.owner == owner, UNDELIVERED, has_host)).one()
+def count_in_flight(connection: Connection, owner: str, subject: str | None = None) -> int:
+    """Return the number of files that a host still delivers, in the transaction of the caller.
+
+    Args:
+        connection: the transaction.
+        owner: whose files.
+        subject: only those of this user.
+    """
+    statement = select(func.count()).where(File.owner == owner, UNDELIVERED)
+    if subject is not None:
+        statement = statement.where(File.subject == subject)
+    return connection.scalars(statement.where(File.spool_id.not_in(spools.lost_ids()))).one()
 
 
 def among(ids: Iterable[str]) -> Iterator[FileRow]:
@@ -77,6 +101,26 @@ def erased(spool_ids: Sequence[str]) -> Sequence[FileRow]:
     """Return a batch of the erased rows of these spools whose lease, if any, has run out."""
     statement = select(File).where(ERASED, File.spool_id.in_(spool_ids), is_due()).limit(BATCH)
     return read_rows(statement)
+
+
+def over() -> Sequence[str]:
+    """Return a batch of the ids of rows whose time is over, the longest over first."""
+    statement = select(File.id).where(EXPIRES, File.expires_at <= utcnow()).order_by(File.expires_at).limit(BATCH)
+    with db.engine.connect() as connection:
+        return connection.scalars(statement).all()
+
+
+def ended(spool_ids: Sequence[str], status: UploadStatus, before: datetime) -> Sequence[str]:
+    """Return a batch of the ids of these spools' rows that have been in a final status since a time."""
+    statement = select(File.id).where(
+        File.upload_status == status,
+        File.created_at < before,
+        File.updated_at < before,
+        File.erased_at.is_(None),
+        File.spool_id.in_(spool_ids),
+    )
+    with db.engine.connect() as connection:
+        return connection.scalars(statement.order_by(File.created_at).limit(BATCH)).all()
 
 
 def oldest_undelivered() -> datetime | None:

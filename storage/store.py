@@ -200,12 +200,14 @@ class Store:
         """
         return self._requests().read(key, Range=f"bytes={start}-{stop - 1}")
 
-    def presigned_url(self, key: str, disposition: str, seconds: int) -> str:
-        """Return a presigned URL of an object, with its lifetime and Content-Disposition.
+    def presigned_url(self, key: str, disposition: str, seconds: int, content_type: str = "") -> str:
+        """Return a presigned URL of an object, with its lifetime, Content-Disposition and, if given, its type.
 
         Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/ShareObjectPreSignedURL.html
         """
         parameters = {"Bucket": self.bucket, "Key": key, "ResponseContentDisposition": disposition}
+        if content_type:
+            parameters["ResponseContentType"] = content_type
         with translated_errors():
             return self._clients.signer().generate_presigned_url(
                 "get_object", Params=parameters, ExpiresIn=seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ CASES: list[tuple[str, Use, str, list[str]]] = [
     ("digests.MEMBER", digests.MEMBER.fullmatch, "", ["a", "-", "a=:", "=:"]),
     ("digests.MEMBER, value", digests.MEMBER.fullmatch, "a=:", ["a", "="]),
     ("disposition.PLAIN", disposition.PLAIN.fullmatch, "a", ["a", " ", "a ", "\\"]),
-    ("disposition.attachment", disposition.attachment, "", ["a ", '"', "\\", "\u202a"]),
+    ("disposition.disposition", partial(disposition.disposition, "attachment"), "", ["a ", '"', "\\", "\u202a"]),
     ("file.MEDIA_TYPE", file.MEDIA_TYPE.fullmatch, "a/a", ["a", "/", " ", ";", "; ", ";a=a", '; a="', '; a=""']),
     ("file.MEDIA_TYPE, parameter", file.MEDIA_TYPE.fullmatch, "a/a;a=", ["a", '"', '" ', "\t"]),
     (
@@ -49,6 +50,7 @@ CASES: list[tuple[str, Use, str, list[str]]] = [
     ("form_parser.BOUNDARY, quoted", form_parser.BOUNDARY.search, '; boundary="', ["\\", "a", '\\"', "\\a"]),
     ("framing.HOST", framing.HOST.fullmatch, "", ["a", "%", "a:", ":", "[", "0"]),
     ("framing.HOST, address", framing.HOST.fullmatch, "[", [":", "0", "]"]),
+    ("logs.SECRET", logs.SECRET.search, "eyJ", ["a", ".", "eyJ", "-eyJ", "fm_"]),
     ("logs.REQUEST_ID", logs.REQUEST_ID.fullmatch, "", ["a", "."]),
     ("origin.HOST", origin.HOST.fullmatch, "", ["a", ".", "[", ":"]),
     ("ranges.RANGE", ranges.RANGE.fullmatch, "", [" ", "0", "-", "0-", "\t-"]),

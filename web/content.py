@@ -9,11 +9,13 @@ from flask import Blueprint, Response, redirect, request
 from werkzeug.http import http_date
 from werkzeug.wrappers import Response as BaseResponse
 
+from access import auth
+from access.principal import Grant
 from core.errors import Conflict, InvalidQuery
 from core.file_row import FileRow
 from core.services import services
 from models import UploadStatus
-from web.disposition import attachment
+from web.disposition import disposition
 from web.ranges import asked_span, is_not_modified
 from web.representation import own_file
 
@@ -25,6 +27,7 @@ SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox
 
 
 @bp.get("/files/<file_id>/content")
+@auth.needs(Grant.READ)
 def content(file_id: str) -> BaseResponse:
     """Download a file's bytes.
     ---
@@ -53,7 +56,7 @@ def content(file_id: str) -> BaseResponse:
         return _stream(row, row.completed_at)
     if request.method == "HEAD":
         return _outline(row)
-    address = services().store.presigned_url(row.key, attachment(row.name), REDIRECT_SECONDS)
+    address = services().store.presigned_url(row.key, disposition("attachment", row.name), REDIRECT_SECONDS)
     response = redirect(address, HTTPStatus.FOUND)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -93,6 +96,6 @@ def _outline(row: FileRow) -> Response:
 
 def _describe(response: Response, row: FileRow) -> None:
     response.headers["Content-Type"] = row.content_type
-    response.headers["Content-Disposition"] = attachment(row.name)
+    response.headers["Content-Disposition"] = disposition("attachment", row.name)
     response.headers["Accept-Ranges"] = "bytes"
     response.content_length = row.size

@@ -17,7 +17,7 @@ ATTR_CHAR = "!#$&+-.^_`|~"
 """What RFC 8187, section 3.2.1, lets stand besides letters and digits."""
 
 
-def attachment(name: str) -> str:
+def disposition(kind: str, name: str) -> str:
     """Return a header that names a download as its file.
 
     A name that not every client would read alike is sent twice: in `filename`, where `_` replaces what is not
@@ -25,6 +25,7 @@ def attachment(name: str) -> str:
     fall for is `_` there too: control characters, the slash, and characters that turn the reading direction.
 
     Args:
+        kind: `attachment`, or `inline` for what a browser shall show.
         name: the name as the client sent it; may be anything.
 
     Returns:
@@ -34,10 +35,10 @@ def attachment(name: str) -> str:
     Source: RFC 6266, sections 4.3 and 5 and Appendix D; RFC 8187, section 3.2.
     """
     if PLAIN.fullmatch(name):
-        return dump_options_header("attachment", {"filename": name})
+        return dump_options_header(kind, {"filename": name})
     fallback = FALLBACK_UNSAFE.sub("_", name)
     whole = quote("".join("_" if _is_unsafe(letter) else letter for letter in name), safe=ATTR_CHAR)
-    return f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{whole}"
+    return f"{kind}; filename=\"{fallback}\"; filename*=UTF-8''{whole}"
 
 
 def _is_unsafe(letter: str) -> bool:

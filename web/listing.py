@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -12,7 +12,10 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as BaseResponse
 
 from access import auth
-from core.errors import InvalidQuery
+from access.principal import Grant
+from core import metadata
+from core.errors import InvalidMetadata, InvalidQuery
+from core.file_row import FileRow
 from models import Mode, UploadStatus
 from storage import file_queries
 from web.representation import file_json, rfc3339
@@ -63,6 +66,12 @@ def _mode(text: str) -> Mode:
     return Mode(text)
 
 
+def _subject(text: str) -> str:
+    if not 0 < len(text) <= MAX_NAME or not text.isprintable():
+        raise InvalidQuery(f"subject must have 1 to {MAX_NAME} printable characters.")
+    return text
+
+
 def _name(text: str) -> str:
     if len(text) > MAX_NAME or "\0" in text:
         raise InvalidQuery(f"name must not exceed {MAX_NAME} characters or contain NUL.")
@@ -110,23 +119,39 @@ PARAMETERS = {
                 "maxLength": MAX_NAME,
             },
         ),
+        Parameter(
+            "subject",
+            _subject,
+            {
+                "type": "string",
+                "description": "Only files of this user, as the token named them.",
+                "minLength": 1,
+                "maxLength": MAX_NAME,
+            },
+        ),
     )
 }
+METADATA = "metadata."
+"""What a parameter begins with that looks for metadata: `metadata.order=17`."""
+MAX_METADATA = 3
 
 
 @bp.get("/files")
+@auth.needs(Grant.READ)
 def list_files() -> BaseResponse:
     """List your files, newest first, page by page.
     ---
     get:
       operationId: listFiles
       tags: [Files]
-      parameters: [Limit, Cursor, Status, Mode, Name, IfNoneMatch]
+      parameters: [Limit, Cursor, Status, Mode, Name, Subject, Metadata, IfNoneMatch]
       responses: {200: Page, 304: NotModified, 400: InvalidQuery}
     """
-    query = _parse(request.args)
+    query, principal = _parse(request.args), auth.principal()
     limit = query.pop("limit", PAGE)
-    rows = file_queries.page(auth.owner(), limit + 1, query.pop("cursor", None), **query)
+    rows: Sequence[FileRow] = ()
+    if principal.subject in (None, query.setdefault("subject", principal.subject)):
+        rows = file_queries.page(principal.owner, limit + 1, query.pop("cursor", None), **query)
     shown, following = rows[:limit], None
     if len(rows) > limit:
         cursor = _encode(shown[-1].created_at, shown[-1].id)
@@ -139,10 +164,21 @@ def list_files() -> BaseResponse:
 
 
 def _parse(arguments: MultiDict[str, str]) -> dict[str, Any]:
-    unknown = set(arguments) - set(PARAMETERS)
+    words = {name: value for name, value in arguments.items() if name.startswith(METADATA)}
+    unknown = set(arguments) - set(PARAMETERS) - set(words)
     if unknown or any(len(values) > 1 for _, values in arguments.lists()):
-        raise InvalidQuery(f"Unknown or repeated parameter. Allowed: {', '.join(PARAMETERS)}.")
-    return {name: PARAMETERS[name].parse(value) for name, value in arguments.items()}
+        raise InvalidQuery(f"Unknown or repeated parameter. Allowed: {', '.join(PARAMETERS)}, metadata.NAME.")
+    query = {name: PARAMETERS[name].parse(value) for name, value in arguments.items() if name in PARAMETERS}
+    return {**query, "words": _words(words)}
+
+
+def _words(found: dict[str, str]) -> dict[str, str]:
+    if len(found) > MAX_METADATA:
+        raise InvalidQuery(f"At most {MAX_METADATA} names of the metadata can be looked for.")
+    try:
+        return metadata.check({name.removeprefix(METADATA): value for name, value in found.items()})
+    except InvalidMetadata as error:
+        raise InvalidQuery(error.detail) from error
 
 
 def _encode(created_at: datetime, file_id: str) -> str:

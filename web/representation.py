@@ -8,17 +8,18 @@ from typing import Any
 from werkzeug.exceptions import NotFound
 
 from access import auth
+from core import metadata
 from core.file_row import FileRow
 from models import File
 
 
 def own_file(file_id: str) -> FileRow:
-    """Return a File of the current owner.
+    """Return a File of the current principal.
 
     Raises:
         NotFound: there is none, or it is another's.
     """
-    row = File.find_own(file_id, auth.owner())
+    row = File.find_own(file_id, *auth.principal().scope)
     if row is None:
         raise NotFound("File not found.")
     return row
@@ -37,12 +38,15 @@ def file_json(row: FileRow) -> dict[str, Any]:
         "content_type": row.content_type,
         "detected_type": row.detected_type,
         "sha256": row.sha256,
+        "subject": row.subject,
+        "metadata": metadata.load(row.user_metadata),
         "bytes_sent": row.bytes_sent,
         "attempts": row.attempts,
         "error": row.error,
         "created_at": rfc3339(row.created_at),
         "updated_at": rfc3339(row.updated_at),
         "completed_at": rfc3339(row.completed_at),
+        "expires_at": rfc3339(row.expires_at),
     }
 
 

@@ -1,4 +1,4 @@
-"""Keys and owners: every address and verb with every kind of key, and nobody sees a stranger's file."""
+"""Keys, tokens, JWTs: every address and verb with every kind of credential; nobody sees a stranger's file."""
 
 from __future__ import annotations
 
@@ -9,26 +9,49 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from access import throttle
+from access import throttle, tokens
 from access.keys import METRICS, all_keys, create_key, revoke_key
+from app import create_app
+from core.database import db
 from tests.conftest import running_app
 from tests.kit.stack import RedisServer, wait_for
 from tests.kit.uploads import upload
 
+SECRET = "of the tokens, also some fifty random bytes long"
 NO_SUCH_ID = "0" * 32
 PUBLIC = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>"}
-HELPFUL = {"/normal_upload", "/async_upload", "/celery_upload"}
+UPLOADS = {"/normal_upload", "/async_upload", "/celery_upload"}
+OPENED_BY = {
+    **{(rule, "POST"): "upload" for rule in UPLOADS},
+    ("/files", "GET"): "read",
+    ("/events", "GET"): "read",
+    ("/files/<file_id>", "GET"): "read",
+    ("/files/<file_id>/content", "GET"): "read",
+    ("/files/<file_id>/events", "GET"): "read",
+    ("/files/<file_id>/links", "POST"): "read",
+    ("/files/<file_id>/retry", "POST"): "upload",
+    ("/files/<file_id>", "PATCH"): "upload",
+    ("/files/<file_id>", "DELETE"): "delete",
+    ("/tokens", "POST"): "tokens",
+    ("/metrics", "GET"): "metrics",
+    ("/status", "GET"): "metrics",
+}
+"""Every address that is not public, and the grant that opens it. A new one fails until it stands here."""
+JSON_BODIES = {"POST /tokens": {}, "PATCH /files/<file_id>": {"name": "b.txt"}, "POST /files/<file_id>/links": {}}
+TEAM_SECRET = "the team's own secret, of some fifty random bytes"
 
 
 @pytest.fixture
 def env(env: dict[str, str], redis_server: RedisServer) -> dict[str, str]:
     with redis_server.client as client:
         client.flushdb()  # what other tests have counted in this minute
-    return {**env, "AUTH": "required"}
+    team = {"JWT_SECRET": TEAM_SECRET, "JWT_OWNER": "alice"}
+    return {**env, **team, "AUTH": "required", "TOKEN_SECRET": SECRET}
 
 
 class Keys:
@@ -60,13 +83,29 @@ def routes(app: Flask) -> list[tuple[str, str]]:
 
 def ask(client: FlaskClient, rule: str, verb: str, file_id: str, headers: dict[str, str]) -> Any:
     address = rule.replace("<file_id>", file_id).replace("<path:filename>", "x")
-    body = {"file": (BytesIO(b"hello"), "a.txt")} if rule.endswith("_upload") else None
-    return client.open(address, method=verb, headers=headers, data=body)
+    body = {"file": (BytesIO(b"hello"), "a.txt")} if rule in UPLOADS else None
+    json = JSON_BODIES.get(f"{verb} {rule}")
+    more: Any = {"data": body} if json is None else {"json": json}
+    return client.open(address, method=verb, headers=headers, **more)
 
 
 def is_public(rule: str, verb: str) -> bool:
     """Whether it needs no key: OPTIONS and a look at an upload address tell nothing of any file."""
-    return rule in PUBLIC or verb == "OPTIONS" or (rule in HELPFUL and verb in ("GET", "HEAD"))
+    return rule in PUBLIC or verb == "OPTIONS" or (rule in UPLOADS and verb in ("GET", "HEAD"))
+
+
+def opened_by(rule: str, verb: str) -> str:
+    return OPENED_BY[rule, "GET" if verb == "HEAD" else verb]
+
+
+def token(subject: str | None = "42", *grants: str, **limits: Any) -> str:
+    """An upload token of alice's account."""
+    wanted = {"subject": subject, "grants": list(grants) or ["upload", "read", "delete"], **limits}
+    return tokens.make(SECRET, "alice", tokens.read_request(wanted))[0]
+
+
+def team_token(subject: str = "42") -> str:
+    return jwt.encode({"sub": subject, "exp": time.time() + 600}, TEAM_SECRET, "HS256")
 
 
 def test_without_a_right_key_nothing_opens_but_what_is_public(
@@ -100,43 +139,81 @@ def test_without_a_right_key_nothing_opens_but_what_is_public(
     assert {"/files", "/files/<file_id>", "/files/<file_id>/content", "/async_upload"} <= seen
 
 
-def test_a_key_opens_what_it_is_for_and_nothing_else(app: Flask, client: FlaskClient, keys: Keys) -> None:
-    file_id = upload(client, "async", headers=bearer(keys.alice)).json["id"]
-    for rule, verb in routes(app):
-        if is_public(rule, verb):
-            continue
-        is_for_metrics = rule == "/metrics"
-        role_key, other_key = (keys.metrics, keys.alice) if is_for_metrics else (keys.alice, keys.metrics)
-        assert ask(client, rule, verb, file_id, bearer(other_key)).status_code == 403, (rule, verb)
-        if verb != "DELETE":
-            assert ask(client, rule, verb, file_id, bearer(role_key)).status_code not in (401, 403), (rule, verb)
+def test_every_address_and_verb_is_in_the_table(app: Flask) -> None:
+    closed = {(rule, verb) for rule, verb in routes(app) if not is_public(rule, verb) and verb != "HEAD"}
+    assert closed == set(OPENED_BY)
 
 
-def test_a_strangers_file_is_like_one_that_does_not_exist(app: Flask, client: FlaskClient, keys: Keys) -> None:
-    file_id = upload(client, "async", headers=bearer(keys.alice)).json["id"]
+def test_a_view_without_a_mark_is_closed_for_everyone(env: dict[str, str]) -> None:
+    app = create_app(env)
+    app.add_url_rule("/unmarked", view_func=lambda: "open")
+    with app.app_context():
+        db.create_all()
+        presented = [create_key("alice"), create_key("bob", METRICS), token(), team_token()]
+    for one in presented:
+        assert app.test_client().get("/unmarked", headers=bearer(one)).status_code == 403
+
+
+def test_a_credential_opens_what_it_is_for_and_nothing_else(app: Flask, client: FlaskClient, keys: Keys) -> None:
+    users = {"upload", "read", "delete"}
+    credentials = {
+        "key": (keys.alice, users | {"tokens"}),
+        "key for metrics": (keys.metrics, {"metrics"}),
+        "token": (token(), users),
+        "token of the account": (token(None), users),
+        "token to upload": (token("42", "upload"), {"upload"}),
+        "token to read": (token("42", "read"), {"read"}),
+        "token to delete": (token("42", "delete"), {"delete"}),
+        "JWT": (team_token(), users),
+    }
+    of_user = bearer(team_token())
+    for name, (credential, opens) in credentials.items():
+        for rule, verb in routes(app):
+            if is_public(rule, verb):
+                continue
+            file_id = upload(client, "async", headers=of_user).json["id"] if "<file_id>" in rule else ""
+            answer = ask(client, rule, verb, file_id, bearer(credential))
+            if opened_by(rule, verb) in opens:
+                assert answer.status_code not in (401, 403, 404), (name, rule, verb)
+            else:
+                assert answer.status_code == 403, (name, rule, verb)
+
+
+@pytest.mark.parametrize("stranger", ["another owner", "another user", "another user by JWT"])
+def test_a_strangers_file_is_like_one_that_does_not_exist(
+    app: Flask, client: FlaskClient, keys: Keys, stranger: str
+) -> None:
+    users = {"another owner": keys.bob, "another user": token("43"), "another user by JWT": team_token("43")}
+    theirs, mine = bearer(users[stranger]), bearer(token("42"))
+    file_id = upload(client, "async", headers=mine).json["id"]
     tried = 0
     for rule, verb in routes(app):
         if "<file_id>" not in rule or verb == "OPTIONS":
             continue
         tried += 1
-        theirs = ask(client, rule, verb, file_id, bearer(keys.bob))
-        nobodys = ask(client, rule, verb, NO_SUCH_ID, bearer(keys.bob))
-        assert theirs.status_code == nobodys.status_code == 404, (rule, verb)
-        assert theirs.data == nobodys.data
-        assert set(theirs.headers.keys()) == set(nobodys.headers.keys())
-    assert tried >= 5
-    assert ask(client, "/files", "GET", "", bearer(keys.bob)).json["files"] == []
-    mine: Any = client.get("/files", headers=bearer(keys.alice)).json
-    assert [row["id"] for row in mine["files"]] == [file_id]
+        of_stranger = ask(client, rule, verb, file_id, theirs)
+        of_nobody = ask(client, rule, verb, NO_SUCH_ID, theirs)
+        assert of_stranger.status_code == of_nobody.status_code == 404, (rule, verb)
+        assert of_stranger.data == of_nobody.data
+        assert set(of_stranger.headers.keys()) == set(of_nobody.headers.keys())
+    assert tried >= 8
+    for query in ("", "?subject=42", "?metadata.a=b"):
+        assert ask(client, f"/files{query}", "GET", "", theirs).json["files"] == []
+    seen: Any = client.get("/files", headers=mine).json
+    assert [row["id"] for row in seen["files"]] == [file_id]
 
 
-def test_a_strangers_file_takes_as_long_as_one_that_does_not_exist(client: FlaskClient, keys: Keys) -> None:
+@pytest.mark.parametrize("stranger", ["another owner", "another user"])
+def test_a_strangers_file_takes_as_long_as_one_that_does_not_exist(
+    client: FlaskClient, keys: Keys, stranger: str
+) -> None:
     file_id = upload(client, "async", headers=bearer(keys.alice)).json["id"]
+    headers = bearer(keys.bob if stranger == "another owner" else token("43"))
     times: dict[str, list[float]] = {file_id: [], NO_SUCH_ID: []}
     for _ in range(150):
         for address, taken in times.items():
             began = time.perf_counter()
-            assert client.get(f"/files/{address}", headers=bearer(keys.bob)).status_code == 404
+            assert client.get(f"/files/{address}", headers=headers).status_code == 404
             taken.append(time.perf_counter() - began)
     theirs, nobodys = (statistics.median(taken) for taken in times.values())
     assert 0.5 < theirs / nobodys < 2  # the same single statement; a second one would show

@@ -165,11 +165,14 @@ def failed_once(ward: Ward, file_id: str) -> dict[str, Any] | None:
 
 
 def test_without_a_scanner_files_wait(ward: Ward, bucket: S3Client) -> None:
-    ready = f"{ward.web.url}/readyz"
-    assert requests.get(ready, timeout=20).json()["checks"]["scanner"] == "ok"
+    def checked() -> str:
+        state: str = requests.get(f"{ward.web.url}/status", timeout=20).json()["checks"]["scanner"]
+        return state
+
+    assert checked() == "ok"
     ward.clamd.stop()
     try:
-        assert requests.get(ready, timeout=20).json()["checks"]["scanner"] == "failed"
+        wait_for(lambda: checked() == "failed", 5)
         failed = settled(ward, "normal", ward.web.upload("normal", "a.bin", b"clean"), 503)
         waiting = [ward.web.upload(mode, "a.bin", b"clean").json()["id"] for mode in ("async", "celery")]
         for file_id in waiting:

@@ -90,6 +90,7 @@ def test_the_life_of_a_file_passes_by_in_order(service: Service, mode: str) -> N
         "size": 5,
         "error": None,
         "url": service.web.file(row["id"])["url"],
+        "metadata": {},
     }
     watcher.hang_up()
 

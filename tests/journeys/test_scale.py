@@ -156,7 +156,7 @@ def in_flight() -> None:
 
 
 def take_key() -> None:
-    with claim("a new key", "anonymous", 30) as held, db.engine.begin() as connection:
+    with claim("a new key", ("anonymous",), 30) as held, db.engine.begin() as connection:
         held.finish(connection, "fingerprint", file_id(1))
 
 

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser
 from tests.kit.browser import CHROMIUM, MISSING
 from tests.kit.downloads import ask, named
 from tests.kit.stack import RedisServer, S3Server, Web
-from web.disposition import attachment
+from web.disposition import disposition
 
 TEN = b"0123456789"
 LONG = "\u5831" * 83 + ".txt"  # 253 bytes
@@ -102,7 +102,7 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 def test_a_name_that_is_not_latin_1_is_encoded() -> None:
     expected = "attachment; filename=\"___.txt\"; filename*=UTF-8''%E5%A0%B1%E5%91%8A%E6%9B%B8.txt"
-    assert attachment("\u5831\u544a\u66f8.txt") == expected
+    assert disposition("attachment", "\u5831\u544a\u66f8.txt") == expected
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_a_name_that_is_not_latin_1_is_encoded() -> None:
 )
 def test_what_a_header_says_of_a_name(name: str, fallback: str, whole: str | None) -> None:
     extended = f"; filename*=UTF-8''{whole}" if whole else ""
-    assert attachment(name) == f"attachment; filename={fallback}{extended}"
+    assert disposition("attachment", name) == f"attachment; filename={fallback}{extended}"
 
 
 def test_every_character_can_be_in_a_name() -> None:
     for first in range(0, sys.maxunicode, 64):
         letters = [chr(number) for number in range(first, first + 64)]
-        name = named(attachment("".join(letters)))
+        name = named(disposition("attachment", "".join(letters)))
         assert [*name] == ["_" if is_unsafe(letter) else letter for letter in letters]
 
 

@@ -1,0 +1,60 @@
+"""Deletes the files whose time is over, and the rows that were kept long enough; called by the sweep."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from core.background import for_each
+from core.database import utcnow
+from core.services import services
+from models import File, UploadStatus
+from storage import file_queries, spools
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 5.0  # then the other housekeeping has its turn
+NOT_ERASED = text("erased_at IS NULL AND upload_status IN ('COMPLETE', 'ERROR')")
+
+
+def expire_files() -> None:
+    """Delete the files whose time is over, as their owner would: hidden at once, removed by and by."""
+    _in_turns(_expire_batch)
+
+
+def forget_rows() -> None:
+    """Delete the rows of files that ended ROW_RETENTION_SECONDS ago; the objects stay."""
+    if services().config.ROW_RETENTION_SECONDS:
+        for status in (UploadStatus.COMPLETE, UploadStatus.ERROR):
+            _in_turns(lambda status=status: _forget_batch(status))  # type: ignore[misc]
+
+
+def _in_turns(work: Callable[[], int]) -> None:
+    """Do work in batches, until there is none or the turn is over; uploads write between them."""
+    deadline = time.monotonic() + TURN_SECONDS
+    while (began := time.monotonic()) < deadline and work():
+        time.sleep(time.monotonic() - began)
+
+
+def _expire_batch() -> int:
+    ids = file_queries.over()
+    for_each(File.expire, ids)
+    return len(ids)
+
+
+def _forget_batch(status: UploadStatus) -> int:
+    """Delete a batch of the rows of this spool, or of a lost one. Returns their number."""
+    ferry = services()
+    kept = ferry.config.ROW_RETENTION_SECONDS
+    if status == UploadStatus.ERROR:  # whose bytes may still be asked for
+        kept = max(kept, ferry.config.ERROR_RETENTION_SECONDS)
+    mine = [ferry.spool.id] if ferry.spool.is_here() else []
+    before = utcnow() - timedelta(seconds=kept)
+    ids = file_queries.ended([*mine, *(spool.id for spool in spools.lost())], status, before)
+    without_bytes = [file_id for file_id in ids if ferry.spool.drop(file_id)]
+    File.remove(without_bytes, NOT_ERASED)
+    return len(without_bytes)
