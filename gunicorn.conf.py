@@ -65,7 +65,7 @@ def post_worker_init(worker: Any) -> None:
         part.start()
     worker.patience = ours.CLIENT_PATIENCE_SECONDS
     worker.at_failure = partial(worker.app.callable.extensions["ferryman.metrics"].failed, "Unexpected")
-    worker.share = partial(cors.headers_for, allowed=ours.CORS_ORIGINS)
+    worker.refusal_headers = cors.refusal_headers(ours.CORS_ORIGINS)
     worker.at_stop = worker.app.callable.extensions["ferryman"].hub.close
 
 

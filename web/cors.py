@@ -58,6 +58,17 @@ def headers_for(origin: str | None, allowed: Collection[str]) -> Headers:
     return headers
 
 
+def refusal_headers(allowed: Collection[str]) -> Headers:
+    """Return the headers of the web server's own refusals, which every page may read, since they tell of nobody.
+
+    Often the request could not be read, and so not of which page it is.
+
+    Args:
+        allowed: CORS_ORIGINS.
+    """
+    return headers_for("null", ("*",) if allowed else ())
+
+
 def _answer_preflight() -> Response | None:
     origin, allowed = request.headers.get("Origin"), services().config.CORS_ORIGINS
     is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers

@@ -142,8 +142,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer requests that never reached the app, or that the app could not answer."""
         answer = refusal(req, addr[0] if isinstance(addr, tuple) else "", exc)
-        origin = next((value for name, value in getattr(req, "headers", ()) if name == "ORIGIN"), None)
-        answer.headers.extend(self.share(origin))
+        answer.headers.extend(self.refusal_headers)
         if answer.status_code == 500:
             self.at_failure()
         with suppress(OSError):  # it does not wait for an answer

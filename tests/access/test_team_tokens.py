@@ -111,7 +111,7 @@ HOSTILE_BY_KEY: dict[str, Callable[[], str]] = {
     "HS256 by the public key": hmac_of_the_public_key,
     "another key": lambda: signed(OTHER_RSA, "RS256"),
     "another curve's algorithm": lambda: signed(KEYS["ES256"], "ES256"),
-    "alg none": lambda: jwt.encode(claims(), None, "none"),
+    "alg none": lambda: jwt.encode(claims(), "", "none"),
     "signature cut": lambda: signed(RSA, "RS256").rpartition(".")[0] + ".",
 }
 

@@ -24,19 +24,16 @@ from models import File
 from tests.conftest import running_app
 from tests.kit.ports import free_port
 from tests.kit.stack import RedisServer, wait_for
-from tests.kit.tokens import SECRET, Ferry, ferry_of
-
-PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+from tests.kit.tokens import SECRET, Ferry, running_ferry
+from tests.kit.zoo import PNG, SVG
 
 
 @pytest.fixture(scope="module")
 def ferry(s3: Any, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ferry]:
     with redis_server.client as client:
         client.flushdb()
-    yield from ferry_of(tmp_path_factory.mktemp("tokens"), {**s3.settings, **redis_server.settings})
+    with running_ferry(tmp_path_factory.mktemp("tokens"), {**s3.settings, **redis_server.settings}) as found:
+        yield found
 
 
 REFUSED_REQUESTS = [
@@ -285,7 +282,7 @@ def test_fifty_at_once_with_one_token_never_overshoot(
     limits = {"max_files": allowed} if what == "max_files" else {}
     if what != "max_files":
         settings[what] = str(allowed * (size + 300) if "BYTES" in what else allowed)
-    for ferry in ferry_of(tmp_path, settings, workers=2):
+    with running_ferry(tmp_path, settings, workers=2) as ferry:
         token = ferry.token(subject="42", **limits)
         part = ("a.txt", os.urandom(size), "text/plain")
 
@@ -308,7 +305,7 @@ def test_fifty_at_once_with_one_token_never_overshoot(
 
 
 def test_a_crash_gives_a_tokens_file_back(env: dict[str, str], tmp_path: Path) -> None:
-    for ferry in ferry_of(tmp_path, {**env, "LEASE_SECONDS": "2"}):
+    with running_ferry(tmp_path, {**env, "LEASE_SECONDS": "2"}) as ferry:
         token = ferry.token(subject="42", max_files=1)
 
         def answers(status: int, ferry: Ferry = ferry, token: str = token) -> bool:
@@ -335,7 +332,7 @@ def test_a_stream_ends_with_its_token(ferry: Ferry) -> None:
 
 
 def test_users_are_limited_in_a_minute_and_each_alone(env: dict[str, str], tmp_path: Path) -> None:
-    for ferry in ferry_of(tmp_path, {**env, "SUBJECT_REQUESTS_PER_MINUTE": "5"}):
+    with running_ferry(tmp_path, {**env, "SUBJECT_REQUESTS_PER_MINUTE": "5"}) as ferry:
         one, other = ferry.token(subject=os.urandom(8).hex()), ferry.token(subject=os.urandom(8).hex())
 
         def refused(one: str = one, ferry: Ferry = ferry) -> Any:

@@ -85,7 +85,8 @@ class Ferry:
             yield
 
 
-def ferry_of(folder: Path, env: Mapping[str, str], workers: int = 1) -> Iterator[Ferry]:
+@contextmanager
+def running_ferry(folder: Path, env: Mapping[str, str], workers: int = 1) -> Iterator[Ferry]:
     """Start a service with keys, and stop it in the end."""
     settings = {
         "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",

@@ -16,15 +16,16 @@ from sqlalchemy import func, select
 from core.database import db
 from models import MetadataEntry
 from tests.conftest import running_app
-from tests.kit.stack import RedisServer, Web
-from tests.kit.tokens import Ferry, ferry_of
+from tests.kit.stack import RedisServer
+from tests.kit.tokens import Ferry, running_ferry
 
 FILE = ("a.txt", b"hello", "text/plain")
 
 
 @pytest.fixture(scope="module")
 def ferry(s3: Any, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ferry]:
-    yield from ferry_of(tmp_path_factory.mktemp("metadata"), {**s3.settings, **redis_server.settings})
+    with running_ferry(tmp_path_factory.mktemp("metadata"), {**s3.settings, **redis_server.settings}) as found:
+        yield found
 
 
 def post(ferry: Ferry, fields: Any) -> requests.Response:
@@ -103,7 +104,9 @@ def test_a_field_that_comes_twice_is_refused(ferry: Ferry) -> None:
 
 
 def test_an_empty_field_says_nothing(ferry: Ferry) -> None:
-    answer = post(ferry, [("metadata", text(" ")), ("file", FILE), ("expires_in", text("")), ("process", text(""))])
+    answer = post(
+        ferry, [("metadata", text(" ")), ("file", FILE), ("expires_in", text("")), ("process", text(""))]
+    )
     assert answer.status_code == 202
     assert (answer.json()["metadata"], answer.json()["expires_at"]) == ({}, None)
 
@@ -119,7 +122,9 @@ def test_what_kendo_says_of_a_whole_file_is_no_metadata_but_a_text_of_that_name_
 def test_a_repeated_request_has_the_same_metadata(ferry: Ferry) -> None:
     headers = {"Idempotency-Key": "with metadata"}
     first = ferry.upload(data={"metadata": '{"a":"1","b":"2"}'}, headers=headers)
-    assert ferry.upload(data={"metadata": '{"b": "2", "a": "1"}'}, headers=headers).json()["id"] == first.json()["id"]
+    assert (
+        ferry.upload(data={"metadata": '{"b": "2", "a": "1"}'}, headers=headers).json()["id"] == first.json()["id"]
+    )
     assert ferry.upload(data={"metadata": '{"a":"1"}'}, headers=headers).status_code == 422
     assert ferry.upload(headers=headers).status_code == 422
 
@@ -131,7 +136,7 @@ def found(ferry: Ferry, query: str, credential: str | None = None) -> list[str]:
 
 
 def test_files_are_found_by_their_metadata(env: dict[str, str], database_uri: str, tmp_path: Any) -> None:
-    for ferry in ferry_of(tmp_path, {**env, "SQLALCHEMY_DATABASE_URI": database_uri}):
+    with running_ferry(tmp_path, {**env, "SQLALCHEMY_DATABASE_URI": database_uri}) as ferry:
         token = ferry.token(subject="42", metadata={"order": "17"})
         both = ferry.upload(data={"metadata": '{"order": "17", "album": "ä b"}'}).json()["id"]
         other = ferry.upload(data={"metadata": '{"order": "18", "album": "ä b"}'}).json()["id"]
@@ -229,9 +234,16 @@ def test_a_patch_that_cannot_be_changes_nothing(ferry: Ferry, change: Any, statu
 
 def test_a_patch_is_json(ferry: Ferry) -> None:
     address = f"{ferry.web.url}/files/{ferry.upload().json()['id']}"
-    for kind, status in (("application/merge-patch+json", 200), ("application/json; charset=utf-8", 200), ("text/plain", 415)):
+    for kind, status in (
+        ("application/merge-patch+json", 200),
+        ("application/json; charset=utf-8", 200),
+        ("text/plain", 415),
+    ):
         headers = {**ferry.bearer(), "Content-Type": kind}
-        assert requests.patch(address, data=b'{"metadata": {"a": "1"}}', headers=headers, timeout=20).status_code == status
+        assert (
+            requests.patch(address, data=b'{"metadata": {"a": "1"}}', headers=headers, timeout=20).status_code
+            == status
+        )
 
 
 def test_many_patches_at_once_are_all_made(ferry: Ferry) -> None:
