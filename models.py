@@ -87,6 +87,7 @@ UNDELIVERED = text("upload_status IN ('PENDING', 'PROCESSING')")
 ERASED = text("erased_at IS NOT NULL")
 EXPIRES = text("expires_at IS NOT NULL AND erased_at IS NULL")
 OF_USER = text("subject IS NOT NULL")
+UNDELIVERED_OF_USER = text("subject IS NOT NULL AND upload_status IN ('PENDING', 'PROCESSING')")
 
 
 class MetadataEntry(db.Model):  # type: ignore[name-defined,misc]
@@ -126,7 +127,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             postgresql_where=UNDELIVERED,
             sqlite_where=UNDELIVERED,
         ),
-        Index("ix_files_in_flight", "owner", "subject", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
+        Index("ix_files_owner", "owner", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
         Index("ix_files_owner_created_at", "owner", "created_at", "id"),
         Index(
             "ix_files_subject_created_at",
@@ -136,6 +137,13 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             "id",
             postgresql_where=OF_USER,
             sqlite_where=OF_USER,
+        ),
+        Index(
+            "ix_files_subject",
+            "owner",
+            "subject",
+            postgresql_where=UNDELIVERED_OF_USER,
+            sqlite_where=UNDELIVERED_OF_USER,
         ),
         Index("ix_files_expires_at", "expires_at", postgresql_where=EXPIRES, sqlite_where=EXPIRES),
         Index("ix_files_upload_status_created_at", "upload_status", "created_at", "id"),

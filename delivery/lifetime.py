@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import text
+from sqlalchemy import and_
 
 from core.background import for_each
 from core.database import utcnow
@@ -17,8 +17,8 @@ from storage import file_queries, spools
 
 log = logging.getLogger(__name__)
 
+ROWS_AT_ONCE = 50  # a lock of milliseconds
 TURN_SECONDS = 5.0  # then the other housekeeping has its turn
-NOT_ERASED = text("erased_at IS NULL AND upload_status IN ('COMPLETE', 'ERROR')")
 
 
 def expire_files() -> None:
@@ -34,10 +34,10 @@ def forget_rows() -> None:
 
 
 def _in_turns(work: Callable[[], int]) -> None:
-    """Do work in batches, until there is none or the turn is over; uploads write between them."""
+    """Do work in batches, until there is none or the turn is over."""
     deadline = time.monotonic() + TURN_SECONDS
-    while (began := time.monotonic()) < deadline and work():
-        time.sleep(time.monotonic() - began)
+    while time.monotonic() < deadline and work():
+        pass
 
 
 def _expire_batch() -> int:
@@ -56,5 +56,9 @@ def _forget_batch(status: UploadStatus) -> int:
     before = utcnow() - timedelta(seconds=kept)
     ids = file_queries.ended([*mine, *(spool.id for spool in spools.lost())], status, before)
     without_bytes = [file_id for file_id in ids if ferry.spool.drop(file_id)]
-    File.remove(without_bytes, NOT_ERASED)
+    unchanged = and_(File.erased_at.is_(None), File.updated_at < before)
+    for start in range(0, len(without_bytes), ROWS_AT_ONCE):
+        began = time.monotonic()
+        File.remove(without_bytes[start : start + ROWS_AT_ONCE], unchanged)
+        time.sleep(time.monotonic() - began)  # so that uploads write as well
     return len(without_bytes)

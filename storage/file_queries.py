@@ -43,11 +43,13 @@ def page(
     order = File.created_at, File.id
     for count, pair in enumerate((words or {}).items()):
         entry = aliased(MetadataEntry)
-        has_it = entry.owner == owner, entry.digest == metadata.digest(*pair), entry.file_id == File.id
-        if count:
-            statement = statement.where(exists().where(*has_it))
-        else:  # the index of one entry has the order, so a page is read from its start
-            statement, order = statement.join(entry, and_(*has_it)), (entry.created_at, entry.file_id)
+        is_pair = and_(entry.owner == owner, entry.digest == metadata.digest(*pair))
+        if count:  # by the whole primary key
+            is_same = entry.created_at == order[0], entry.file_id == order[1]
+            statement = statement.where(exists().where(is_pair, *is_same))
+        else:  # the index of the entries has the order, so a page is read from its start
+            statement = statement.join(entry, and_(is_pair, entry.file_id == File.id))
+            order = entry.created_at, entry.file_id
     if subject is not None:
         statement = statement.where(File.subject == subject)
     if before:
