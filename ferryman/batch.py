@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Any, NamedTuple, TextIO
@@ -54,10 +54,20 @@ class Batch:
         self._pool = ThreadPoolExecutor(service.jobs)
         self._away: Unreachable | None = None
 
-    def upload(self, sources: Sequence[str], mode: str, name: str | None, follow: bool) -> None:
-        """Upload all, and then, if wanted, watch what is accepted."""
+    def upload(
+        self, sources: Sequence[str], mode: str, name: str | None, follow: bool, options: Mapping[str, Any]
+    ) -> None:
+        """Upload all, and then, if wanted, watch what is accepted.
+
+        Args:
+            sources: paths, or `-`.
+            mode: normal, async or celery.
+            name: the name of what comes by standard input.
+            follow: watch them afterwards.
+            options: of all uploads, as `Client.upload` takes them.
+        """
         for source in sources:
-            self.running[self._pool.submit(self._upload, source, mode, name)] = (source, None)
+            self.running[self._pool.submit(self._upload, source, mode, name, options)] = (source, None)
         for source, file in self._results():
             if follow and not file.is_settled:
                 self._follow(source, file.id)
@@ -114,7 +124,7 @@ class Batch:
             if done or not left:
                 return done
 
-    def _upload(self, source: str, mode: str, name: str | None) -> File:
+    def _upload(self, source: str, mode: str, name: str | None, options: Mapping[str, Any]) -> File:
         sent_before = 0
 
         def on_progress(sent: int, size: int) -> None:
@@ -125,8 +135,8 @@ class Batch:
 
         with self._client() as client:
             if source == STDIN:
-                return client.upload(sys.stdin.buffer, mode, name, on_progress)
-            return client.upload(source, mode, on_progress=on_progress)
+                return client.upload(sys.stdin.buffer, mode, name, on_progress, **options)
+            return client.upload(source, mode, on_progress=on_progress, **options)
 
     def _watch(self, file_id: str) -> File:
         with self._client() as client:

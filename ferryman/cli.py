@@ -25,6 +25,7 @@ from ferryman.sources import expand
 PROGRAM = "ferryman"
 DEFAULT_ADDRESS = "http://localhost:5000"
 MODES = click.Choice(["normal", "async", "celery"])
+GRANTS = click.Choice(["upload", "read", "delete"])
 STATUSES = click.Choice(["PENDING", "PROCESSING", "COMPLETE", "ERROR"])
 EPILOG = """\b
 Exit codes:
@@ -47,6 +48,18 @@ def connection_options(command: Command) -> Command:
         "--key", envvar="FERRYMAN_KEY", show_envvar=True, help="Set the variable: `ps` shows options."
     )
     return to(key(command))
+
+
+def metadata_option(text: str) -> Callable[[Command], Command]:
+    """Give a command the option for metadata."""
+    return click.option("--metadata", multiple=True, metavar="NAME=VALUE", callback=_pairs, help=text)
+
+
+def _pairs(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise click.BadParameter("Write it as NAME=VALUE.", ctx, option)
+    return {name: value for name, _, value in pairs}
 
 
 def batch_options(command: Command) -> Command:
@@ -82,6 +95,8 @@ def main() -> None:
 @click.option("--name", help="The name of the file that comes by standard input.")
 @click.option("--recursive", "-r", is_flag=True, help="Upload the files in folders, and in the folders below.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out matching files and folders.")
+@metadata_option("Your own words beside each file.")
+@click.option("--expires-in", type=click.IntRange(1), metavar="SECONDS", help="Delete the files after so long.")
 @batch_options
 @click.pass_context
 def upload(
@@ -93,6 +108,8 @@ def upload(
     name: str | None,
     recursive: bool,
     exclude: tuple[str, ...],
+    metadata: dict[str, str],
+    expires_in: int | None,
     **service: Any,
 ) -> None:
     """Upload files; `-` is standard input."""
@@ -106,7 +123,7 @@ def upload(
     def task(batch: Batch) -> None:
         for source, error in failures:
             batch.report_failure(source, None, error)
-        batch.upload(found, mode, name, follow)
+        batch.upload(found, mode, name, follow, {"metadata": metadata, "expires_in": expires_in})
 
     run(ctx, Service(**service), sum(map(_size, found)), task)
 
@@ -124,17 +141,27 @@ def watch(ctx: click.Context, /, ids: tuple[str, ...], **service: Any) -> None:
 @click.option("--status", type=STATUSES, help="Only files with this status.")
 @click.option("--mode", type=MODES, help="Only files of this mode.")
 @click.option("--name", help="Only files with this in their name.")
+@click.option("--subject", help="Only files of this user.")
+@metadata_option("Only files with this metadata, three at most.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many files; all by default.")
 @click.option("--json", is_flag=True, help="Write a line of JSON for each file.")
 @connection_options
 @click.pass_context
 def list_files(
-    ctx: click.Context, /, limit: int | None, json: bool, to: str, key: str | None, **filters: Any
+    ctx: click.Context,
+    /,
+    metadata: dict[str, str],
+    limit: int | None,
+    json: bool,
+    to: str,
+    key: str | None,
+    **filters: Any,
 ) -> None:
     """List the files, newest first."""
 
     def task(client: Client) -> None:
         wanted = {name: value for name, value in filters.items() if value is not None}
+        wanted |= {f"metadata.{name}": value for name, value in metadata.items()}
         for file in itertools.islice(client.files(**wanted), limit):
             write(json_format.dumps(file._asdict()) if json else _line(file))
 
@@ -165,6 +192,46 @@ def download(
         write(f"{file_id}  {click.format_filename(target)}")
 
     ctx.exit(_each(to, key, ids, task))
+
+
+@main.command()
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--expires-in", type=click.IntRange(1), default=3600, show_default=True, metavar="SECONDS")
+@click.option("--inline", is_flag=True, help="Let a browser show the file; by default it is downloaded.")
+@connection_options
+@click.pass_context
+def link(
+    ctx: click.Context, /, ids: tuple[str, ...], expires_in: int, inline: bool, to: str, key: str | None
+) -> None:
+    """Make links to files, for whoever has them."""
+    disposition = "inline" if inline else "attachment"
+    ctx.exit(_each(to, key, ids, lambda client, one: write(client.link(one, expires_in, disposition).url)))
+
+
+@main.group()
+def tokens() -> None:
+    """Upload tokens, for the browsers of your users."""
+
+
+@tokens.command("create")
+@click.option("--subject", help="The user, who sees only their own files; by default the whole account.")
+@click.option("--expires-in", type=click.IntRange(1), metavar="SECONDS", help="By default 900.")
+@click.option("--grant", "grants", multiple=True, type=GRANTS, help="By default to upload and to read.")
+@click.option("--max-bytes", type=click.IntRange(1), help="The largest file.")
+@click.option("--max-files", type=click.IntRange(1), help="How many files it uploads in all.")
+@click.option("--content-type", "content_types", multiple=True, metavar="TYPE", help="Such as image/*.")
+@click.option("--mode", "modes", multiple=True, type=MODES, help="By default every mode.")
+@click.option("--process", multiple=True, metavar="PRESET", help="By default every preset.")
+@metadata_option("Metadata of all its files, which its holder cannot change.")
+@click.option(
+    "--file-expires-in", type=click.IntRange(1), metavar="SECONDS", help="The longest life of its files."
+)
+@connection_options
+@click.pass_context
+def create_token(ctx: click.Context, /, to: str, key: str | None, **wanted: Any) -> None:
+    """Make a token, and print it once."""
+    given = {name: value for name, value in wanted.items() if value not in (None, (), {})}
+    ctx.exit(_each(to, key, [""], lambda client, _: write(client.create_token(**given).token)))
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
@@ -12,7 +13,7 @@ import shutil
 import string
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
@@ -61,11 +62,28 @@ class File(NamedTuple):
     created_at: str
     updated_at: str
     completed_at: str | None
+    subject: str | None
+    metadata: dict[str, str] | None
+    expires_at: str | None
 
     @property
     def is_settled(self) -> bool:
         """True if the delivery is over: COMPLETE or ERROR."""
         return self.upload_status in ("COMPLETE", "ERROR")
+
+
+class Token(NamedTuple):
+    """An upload token, and the time of its end (RFC 3339)."""
+
+    token: str
+    expires_at: str
+
+
+class Link(NamedTuple):
+    """A link to a file's bytes, and the time of its end (RFC 3339)."""
+
+    url: str
+    expires_at: str
 
 
 class ClientError(Exception):
@@ -108,19 +126,30 @@ class Client:
         address: where it is, such as http://localhost:5000.
         key: its API key, if it wants one.
         patience: seconds that a call may pause in all, to try again while the service does not answer or is busy.
+        token: instead of a key an upload token or a JWT; or a function that fetches one, which is called again
+            when the service refuses the one that it has.
 
     Raises:
-        ValueError: the address or the key cannot be one.
+        ValueError: the address, the key or the token cannot be one.
     """
 
-    def __init__(self, address: str, key: str | None = None, patience: float = 30) -> None:
+    def __init__(
+        self,
+        address: str,
+        key: str | None = None,
+        patience: float = 30,
+        token: str | Callable[[], str] | None = None,
+    ) -> None:
         if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
             raise ValueError(f"The address of a Ferryman starts with http:// or https://, not {address!r}.")
         self._address = address.rstrip("/")
         self._patience = patience
         self._session = requests.Session()
-        if key:
-            self._session.auth = _Bearer(key)
+        self._fetch_token = token if callable(token) else None
+        if key and token:
+            raise ValueError("A client has a key or a token, not both.")
+        if credential := key or (None if callable(token) else token):
+            self._session.auth = _Bearer(credential)
 
     def __enter__(self) -> Self:
         return self
@@ -134,6 +163,8 @@ class Client:
         mode: str = "async",
         name: str | None = None,
         on_progress: Progress = lambda sent, size: None,
+        metadata: Mapping[str, str] | None = None,
+        expires_in: int | None = None,
     ) -> File:
         """Upload a file exactly once, with retries.
 
@@ -142,6 +173,8 @@ class Client:
             mode: normal, async or celery.
             name: its name there; by default the source's own.
             on_progress: told how far it is.
+            metadata: your own words beside the file.
+            expires_in: seconds after which the file is deleted.
 
         Returns:
             The File: settled in normal mode, else as it was accepted.
@@ -157,7 +190,9 @@ class Client:
             name = name or os.path.basename(str(getattr(stream, "name", "")))
             if not stream.seekable():
                 stream = opened.enter_context(_spooled(stream))
-            form = _Form(stream, name, on_progress)
+            fields = {"metadata": json.dumps(dict(metadata))} if metadata else {}
+            fields |= {"expires_in": str(expires_in)} if expires_in is not None else {}
+            form = _Form(stream, name, on_progress, fields)
             headers = {"Content-Type": form.content_type, "Idempotency-Key": secrets.token_hex(16)}
             try:
                 return self._file(self._ask("POST", f"/{mode}_upload", data=form, headers=headers))
@@ -220,6 +255,38 @@ class Client:
         """Retry the delivery of a file in ERROR."""
         return self._file(self._ask("POST", f"/files/{file_id}/retry"))
 
+    def edit(
+        self, file_id: str, name: str | None = None, metadata: Mapping[str, str | None] | None = None
+    ) -> File:
+        """Change a File's shown name, or names of its metadata; None removes one.
+
+        Source: RFC 7396.
+        """
+        change = {"name": name, "metadata": dict(metadata) if metadata is not None else None}
+        given = {one: value for one, value in change.items() if value is not None}
+        return self._file(self._ask("PATCH", f"/files/{file_id}", json=given))
+
+    def link(self, file_id: str, expires_in: int = 3600, disposition: str = "attachment") -> Link:
+        """Make a link to a file's bytes, for whoever has it.
+
+        Args:
+            file_id: the File's id; it must be COMPLETE.
+            expires_in: seconds for which the link works, a week at most.
+            disposition: `attachment`, or `inline` to show the file, which must be of a type that cannot run.
+        """
+        wanted = {"expires_in": expires_in, "disposition": disposition}
+        return Link(**self._ask("POST", f"/files/{file_id}/links", json=wanted).json())
+
+    def create_token(self, subject: str | None = None, **wanted: Any) -> Token:
+        """Make an upload token for the browser of a user. Only a client with an API key can do that.
+
+        Args:
+            subject: the user; None for the whole account.
+            wanted: `expires_in` in seconds, `grants`, `max_bytes`, `max_files`, `content_types`, `modes`,
+                `process`, `metadata`, `file_expires_in`.
+        """
+        return Token(**self._ask("POST", "/tokens", json={"subject": subject, **wanted}).json())
+
     def delete(self, file_id: str) -> None:
         """Delete a File and its object."""
         self._ask("DELETE", f"/files/{file_id}")
@@ -228,7 +295,8 @@ class Client:
         """Yield all Files, newest first.
 
         Args:
-            filters: `status`, `mode`, and `name` for a part of the name.
+            filters: `status`, `mode`, `name` for a part of the name, `subject` for a user, and
+                `**{"metadata.order": "17"}` for metadata.
         """
         path = f"/files?{urlencode(filters)}"
         while path:
@@ -295,13 +363,22 @@ class Client:
 
     def _once(self, method: str, path: str, **request: Any) -> requests.Response:
         request = {"allow_redirects": False, "timeout": (CONNECT_SECONDS, ANSWER_SECONDS), **request}
-        try:
-            answer = self._session.request(method, self._address + path, **request)
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise Unreachable(f"{self._address} does not answer.") from error
+        had_token = self._session.auth is not None
+        if self._fetch_token and not had_token:
+            self._session.auth = _Bearer(self._fetch_token())
+        answer = self._send(method, path, **request)
+        if answer.status_code == HTTPStatus.UNAUTHORIZED and self._fetch_token and had_token:
+            self._session.auth = _Bearer(self._fetch_token())
+            answer = self._send(method, path, **request)
         if answer.status_code < 300 or answer.status_code == HTTPStatus.NOT_MODIFIED:
             return answer
         raise _problem(answer, is_upload="data" in request)
+
+    def _send(self, method: str, path: str, **request: Any) -> requests.Response:
+        try:
+            return self._session.request(method, self._address + path, **request)
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            raise Unreachable(f"{self._address} does not answer.") from error
 
 
 class _Bearer(AuthBase):
@@ -318,14 +395,18 @@ class _Bearer(AuthBase):
 
 
 class _Form:
-    """One file as multipart/form-data, read again from its start for every attempt (RFC 7578)."""
+    """One file as multipart/form-data, with texts in front, read again for every attempt (RFC 7578)."""
 
-    def __init__(self, stream: IO[bytes], name: str, on_progress: Progress) -> None:
+    def __init__(self, stream: IO[bytes], name: str, on_progress: Progress, fields: Mapping[str, str]) -> None:
         boundary = secrets.token_hex(16)
+        texts = "".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{text}\r\n'
+            for field, text in fields.items()
+        )
         field = RequestField("file", b"", name)
         field.make_multipart()
         self.content_type = f"multipart/form-data; boundary={boundary}"
-        self._head = f"--{boundary}\r\n{field.render_headers()}".encode(errors="replace")
+        self._head = f"{texts}--{boundary}\r\n{field.render_headers()}".encode(errors="replace")
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self._stream = stream
         self._start = stream.tell()

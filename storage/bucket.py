@@ -211,8 +211,11 @@ def set_cors(store: Store, origins: Sequence[str]) -> None:
         with translated_errors(), _content_md5(store, "PutBucketCors"):
             configuration: Any = {"CORSRules": [*others, *rules]}
             store.client.put_bucket_cors(Bucket=store.bucket, CORSConfiguration=configuration)
+        kept = [rule["AllowedMethods"] for rule in cors_rules(store)]
     except StoreError as error:
         raise _unknown_as(NO_CORS, error) from error
+    if not all(rule["AllowedMethods"] in kept for rule in rules):
+        raise StoreRefused(NO_CORS)
 
 
 def cors_rules(store: Store) -> list[Any]:

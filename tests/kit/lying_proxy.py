@@ -41,6 +41,8 @@ BUCKET_OPERATIONS = {
     ("GET", "list-type"): "ListObjectsV2",
     ("GET", "lifecycle"): "GetBucketLifecycleConfiguration",
     ("PUT", "lifecycle"): "PutBucketLifecycleConfiguration",
+    ("GET", "cors"): "GetBucketCors",
+    ("PUT", "cors"): "PutBucketCors",
     ("PUT", "policy"): "PutBucketPolicy",
     ("PUT", ""): "CreateBucket",
     ("HEAD", ""): "HeadBucket",

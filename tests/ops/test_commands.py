@@ -16,9 +16,9 @@ from tests.kit.stack import ROOT, S3Server
 
 NOWHERE = "http://127.0.0.1:9"
 DATABASE = (["db", "upgrade"], ["keys", "list"], ["keys", "create", "x"], ["webhooks", "list"])
-S3 = (["create-bucket"], ["s3-doctor"], ["set-lifecycle"], ["reconcile"])
+S3 = (["create-bucket"], ["s3-doctor"], ["set-lifecycle"], ["set-cors"], ["reconcile"])
 REDELIVER = ["webhooks", "redeliver", "--failed"]
-ALL = (*DATABASE, *S3[:3], ["keys", "revoke", "x"], REDELIVER, ["db", "current"])
+ALL = (*DATABASE, *S3[:4], ["keys", "revoke", "x"], REDELIVER, ["db", "current"])
 
 # What is wrong: the setting, the commands that meet it, and what they say.
 WRONG: dict[str, tuple[dict[str, str], tuple[list[str], ...], str]] = {

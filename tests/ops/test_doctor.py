@@ -138,6 +138,31 @@ def test_what_is_only_a_convenience_is_no_failure(env: dict[str, str], proxy: Ly
     assert f"  no   {words}" in result.output
 
 
+NO_CORS = "Error: This store has no CORS rules.\n"
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        (lies.refuse(501, "NotImplemented", "no", lies.operation("GetBucketCors", "PutBucketCors")), NO_CORS),
+        (lies.refuse(501, "NotImplemented", "no", lies.operation("PutBucketCors")), NO_CORS),
+        (lies.empty(lies.operation("PutBucketCors")), NO_CORS),
+        (
+            lies.refuse(403, "AccessDenied", "no", lies.operation("PutBucketCors")),
+            "Error: S3 denies access to the bucket.\n",
+        ),
+        (lies.refuse(501, "NotImplemented", "no", lies.writes_with("x-amz-checksum-", "x-amz-sdk-")), ""),
+    ],
+)
+def test_set_cors_says_what_is_wrong(env: dict[str, str], proxy: LyingProxy, lie: lies.Lie, said: str) -> None:
+    name = f"cors-{uuid4().hex}"
+    proxy.tell(lies.honest)
+    assert flask(env, proxy, "create-bucket", S3_BUCKET_NAME=name).exit_code == 0
+    proxy.tell(lie)
+    result = flask(env, proxy, "set-cors", S3_BUCKET_NAME=name)
+    assert (result.exit_code, result.output) == (1 if said else 0, said)
+
+
 NO_LIFECYCLE = "Error: This store has no lifecycle rules.\n"
 GET, PUT = "GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+import requests
 from flask import Flask
 from moto import mock_aws
 
@@ -26,7 +27,7 @@ from tasks import upload_task
 from tests.conftest import running_app
 from tests.kit.damaging_proxy import FORM, HEAD, TAIL, DamagingProxy
 from tests.kit.stack import BUCKET, S3Server, wait_for
-from tests.kit.uploads import accepted
+from tests.kit.uploads import accepted, upload
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -264,6 +265,34 @@ def test_the_lifecycle_rule_is_set_once_and_other_rules_stay(env: dict[str, str]
         assert runner.invoke(args=["set-lifecycle"]).exit_code == 0
         rules = bucket.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
         assert sorted(rule["ID"] for rule in rules if "ID" in rule) == ["ferryman-abandoned-multiparts", "other"]
+
+
+def test_cors_rules_are_set_once_other_rules_stay_and_pages_read_links(
+    env: dict[str, str], bucket: S3Client
+) -> None:
+    name = f"cors-{uuid4().hex}"
+    other: Any = {"ID": "other", "AllowedOrigins": ["https://other.example"], "AllowedMethods": ["DELETE"]}
+    origins = {"CORS_ORIGINS": "https://app.example.com"}
+    for settings, methods in ((env, [["GET", "HEAD"]]), ({**env, **origins}, [["GET", "HEAD"], ["PUT", "POST"]])):
+        with running_app({**settings, "S3_BUCKET_NAME": name}) as app:
+            runner = app.test_cli_runner()
+            assert runner.invoke(args=["create-bucket"]).exit_code == 0
+            bucket.put_bucket_cors(Bucket=name, CORSConfiguration={"CORSRules": [other]})
+            for _ in range(2):
+                assert runner.invoke(args=["set-cors"]).exit_code == 0
+            rules = bucket.get_bucket_cors(Bucket=name)["CORSRules"]
+            assert [rule["AllowedMethods"] for rule in rules] == [["DELETE"], *methods]
+            assert "yes  lets pages read links" in runner.invoke(args=["s3-doctor"]).output
+            address = upload_and_link(app.test_client())
+            for origin in ("null", "https://any.example"):
+                answer = requests.get(address, headers={"Origin": origin}, timeout=20)
+                assert answer.headers["Access-Control-Allow-Origin"] in ("*", origin)
+
+
+def upload_and_link(client: Any) -> str:
+    file_id = upload(client, "normal").json["id"]
+    address: str = client.post(f"/files/{file_id}/links").json["url"]
+    return address
 
 
 @pytest.fixture
