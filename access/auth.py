@@ -47,6 +47,11 @@ def at_any_host(view: View) -> View:
     return view
 
 
+def is_static(endpoint: str) -> bool:
+    """Returns True if an endpoint is a static folder, which Flask serves by a view of its own."""
+    return endpoint.rpartition(".")[2] == "static"
+
+
 def principal() -> Principal:
     """Return the principal of the current request."""
     found: Principal = g.principal
@@ -92,8 +97,7 @@ def _check() -> None:
     if (config.AUTH == "open" or config.TRUSTED_HOSTS) and not getattr(view, "at_any_host", False):
         origin.check_host(config.TRUSTED_HOSTS)
     grant = getattr(view, "grant", UNMARKED)
-    # Flask serves its static folder by a view of its own.
-    is_public = view is None or grant is None or request.endpoint == "static"
+    is_public = view is None or grant is None or is_static(request.endpoint or "")
     if is_public or request.method == "OPTIONS":  # which tells the verbs of an address, and nothing of any file
         return
     if config.AUTH == "open":

@@ -48,6 +48,18 @@ def is_subject(found: object) -> bool:
     return isinstance(found, str) and 0 < len(found) <= MAX_SUBJECT and found.isprintable()
 
 
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """Return a number from JSON, which may be written as 60 or 60.0.
+
+    Raises:
+        InvalidBody: it is no whole number, or out of bounds.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most or value != int(value):
+        raise InvalidBody(f"{name} must be a whole number from {least} to {most}.")
+    return int(value)
+
+
 def read_request(body: Any) -> TokenRequest:
     """Read a token request from decoded JSON.
 
@@ -58,7 +70,7 @@ def read_request(body: Any) -> TokenRequest:
         raise InvalidBody("Send a JSON object.")
     if unknown := sorted(set(body) - set(MEMBERS)):
         raise InvalidBody(f"Unknown: {', '.join(unknown)[:100]}. Allowed: {', '.join(MEMBERS)}.")
-    read = {name: MEMBERS[name](name, value) for name, value in body.items() if value is not None}
+    read = {name: MEMBERS[name](name, value) for name, value in body.items()}
     limits = {one.name: read.pop(one.name) for one in fields(Limits) if one.name in read}
     return TokenRequest(**read, limits=Limits(**limits))
 
@@ -134,9 +146,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
 
 def _number(least: int, most: int) -> Callable[[str, Any], int]:
     def read_number(name: str, value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise InvalidBody(f"{name} must be a whole number from {least} to {most}.")
-        return value
+        return whole_number(name, value, least, most)
 
     return read_number
 

@@ -285,7 +285,9 @@ class Client:
             wanted: `expires_in` in seconds, `grants`, `max_bytes`, `max_files`, `content_types`, `modes`,
                 `process`, `metadata`, `file_expires_in`.
         """
-        return Token(**self._ask("POST", "/tokens", json={"subject": subject, **wanted}).json())
+        return Token(
+            **self._ask("POST", "/tokens", json=wanted | ({"subject": subject} if subject else {})).json()
+        )
 
     def delete(self, file_id: str) -> None:
         """Delete a File and its object."""

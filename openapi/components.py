@@ -86,16 +86,6 @@ PARAMETERS: dict[str, Piece] = {
     ),
     "Proxy": _query("proxy", text("`1` for the bytes themselves instead of a redirect to S3.", enum=["1"])),
     **{name.title(): _query(name, dict(one.schema)) for name, one in listing.PARAMETERS.items()},
-    "Metadata": _parameter(
-        "query",
-        "metadata",
-        {
-            "type": "object",
-            "description": "Only files whose metadata has these values, three names at most: `metadata.order=17`.",
-            "maxProperties": listing.MAX_METADATA,
-            "additionalProperties": {"type": "string"},
-        },
-    ),
 }
 
 LIMITS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import flask_swagger_ui
 from apispec import APISpec, BasePlugin
 from apispec.yaml_utils import load_operations_from_docstring
 from apispec_webframeworks.flask import FlaskPlugin
@@ -18,7 +20,8 @@ from access import auth
 from ferryman import __version__
 from openapi import components, schemas
 
-bp = Blueprint("openapi", __name__)
+VIEWER = Path(flask_swagger_ui.__file__).parent / "dist"
+bp = Blueprint("openapi", __name__, static_folder=VIEWER, static_url_path="/docs/assets")
 
 ABOUT = """\
 Ferryman takes a file, answers at once, and lands it in S3 exactly once, whatever crashes in between.
@@ -54,9 +57,12 @@ UPLOAD = {
     415: "Unsupported",
     422: "KeyReused",
 }
-FIELDS = {"operationId", "summary", "tags", "security", "parameters", "requestBody", "responses"}
+FIELDS = {"operationId", "summary", "description", "tags", "security", "parameters", "requestBody", "responses"}
 """Of an operation, in a view's docstring. The field `x-upload` adds the parameters and errors of all uploads."""
 GUARDED = {401: "Unauthorized", 403: "Forbidden", 429: "LimitReached", 503: "Busy"}
+VIEWER_POLICY = (
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
@@ -70,7 +76,7 @@ class ViewPlugin(BasePlugin):
         for operation in (operations or {}).values():
             operation["summary"] = (inspect.getdoc(view) or "").partition("\n")[0].rstrip(".")
             errors: dict[int, str] = {500: "ServerError"}
-            if view.grant is None:
+            if getattr(view, "grant", auth.UNMARKED) is None:
                 operation["security"] = []
             else:
                 errors |= GUARDED
@@ -106,6 +112,18 @@ def docs() -> Response:
     return response
 
 
+@bp.get("/docs/try")
+@auth.public
+def try_it() -> Response:
+    """Show this document in a viewer that calls the API (Swagger UI).
+    ---
+    get: {operationId: getViewer, tags: [Service], responses: {200: Manual}}
+    """
+    response = make_response(render_template("try.html"))
+    response.headers["Content-Security-Policy"] = VIEWER_POLICY
+    return response
+
+
 def init_app(app: Flask) -> None:
     """Build the document from all views of the app, and serve it."""
     app.register_blueprint(bp)
@@ -131,7 +149,7 @@ def build(app: Flask) -> dict[str, Any]:
         spec.tag({"name": name, "description": about})
     _add_components(spec)
     for rule in app.url_map.iter_rules():
-        if rule.endpoint != "static":
+        if not auth.is_static(rule.endpoint):
             view = app.view_functions[rule.endpoint]
             spec.path(FlaskPlugin.flaskpath2openapi(rule.rule), operations=_operations(app, rule), view=view)
     return spec.to_dict()

@@ -34,7 +34,9 @@ def edit(file_id: str) -> Response:
       parameters: [FileId]
       requestBody:
         required: true
-        content: {application/json: {schema: Edit}, application/merge-patch+json: {schema: Edit}}
+        content:
+          application/json: {schema: Edit, example: {metadata: {order: "18"}}}
+          application/merge-patch+json: {schema: Edit}
       responses:
         200: Edited
         400: InvalidBody

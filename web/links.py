@@ -10,6 +10,7 @@ from flask import Blueprint, Response, jsonify
 
 from access import auth
 from access.principal import Grant
+from access.tokens import whole_number
 from core.database import utcnow
 from core.errors import Conflict, InvalidBody, UnsafeInline
 from core.file_row import FileRow
@@ -56,7 +57,7 @@ def create_link(file_id: str) -> tuple[Response, HTTPStatus]:
       operationId: createLink
       tags: [Files]
       parameters: [FileId]
-      requestBody: {content: {application/json: {schema: LinkRequest}}}
+      requestBody: {content: {application/json: {schema: LinkRequest, example: {expires_in: 3600}}}}
       responses:
         201: Link
         400: InvalidBody
@@ -89,9 +90,7 @@ def _read_request(body: dict[str, Any]) -> LinkRequest:
     if unknown := sorted(set(body) - set(LinkRequest._fields)):
         raise InvalidBody(f"Unknown: {', '.join(unknown)[:100]}. Allowed: {', '.join(LinkRequest._fields)}.")
     wanted = LinkRequest(**body)
-    is_number = isinstance(wanted.expires_in, int) and not isinstance(wanted.expires_in, bool)
-    if not is_number or not 1 <= wanted.expires_in <= MOST_SECONDS:
-        raise InvalidBody(f"expires_in must be a whole number from 1 to {MOST_SECONDS}.")
+    wanted = wanted._replace(expires_in=whole_number("expires_in", wanted.expires_in, 1, MOST_SECONDS))
     if wanted.disposition not in DISPOSITIONS:
         raise InvalidBody(f"disposition must be one of {', '.join(DISPOSITIONS)}.")
     return wanted

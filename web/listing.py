@@ -67,8 +67,8 @@ def _mode(text: str) -> Mode:
 
 
 def _subject(text: str) -> str:
-    if not 0 < len(text) <= MAX_NAME or not text.isprintable():
-        raise InvalidQuery(f"subject must have 1 to {MAX_NAME} printable characters.")
+    if not 0 < len(text) <= MAX_NAME or "\0" in text:
+        raise InvalidQuery(f"subject must have 1 to {MAX_NAME} characters, and no NUL.")
     return text
 
 
@@ -125,6 +125,7 @@ PARAMETERS = {
             {
                 "type": "string",
                 "description": "Only files of this user, as the token named them.",
+                "pattern": r"^[^\x00]+$",
                 "minLength": 1,
                 "maxLength": MAX_NAME,
             },
@@ -143,8 +144,9 @@ def list_files() -> BaseResponse:
     ---
     get:
       operationId: listFiles
+      description: Three names of the metadata at most may be looked for, as in `metadata.order=17`.
       tags: [Files]
-      parameters: [Limit, Cursor, Status, Mode, Name, Subject, Metadata, IfNoneMatch]
+      parameters: [Limit, Cursor, Status, Mode, Name, Subject, IfNoneMatch]
       responses: {200: Page, 304: NotModified, 400: InvalidQuery}
     """
     query, principal = _parse(request.args), auth.principal()

@@ -24,7 +24,8 @@ def create_token() -> tuple[Response, HTTPStatus]:
     post:
       operationId: createToken
       tags: [Tokens]
-      requestBody: {content: {application/json: {schema: TokenRequest}}}
+      requestBody:
+        content: {application/json: {schema: TokenRequest, example: {subject: "42", max_files: 1}}}
       responses: {201: Token, 400: InvalidBody, 413: BodyTooLarge, 415: NotJson, 501: NotConfigured}
     """
     secret = services().config.TOKEN_SECRET

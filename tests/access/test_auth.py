@@ -24,7 +24,10 @@ from tests.kit.uploads import upload
 
 SECRET = "of the tokens, also some fifty random bytes long"
 NO_SUCH_ID = "0" * 32
-PUBLIC = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>"}
+PUBLIC = {
+    *("/", "/docs", "/docs/try", "/openapi.json", "/healthz", "/readyz"),
+    *("/static/<path:filename>", "/docs/assets/<path:filename>"),
+}
 UPLOADS = {"/normal_upload", "/async_upload", "/celery_upload"}
 OPENED_BY = {
     **{(rule, "POST"): "upload" for rule in UPLOADS},

@@ -34,18 +34,26 @@ ACTIONS = {
     "create_bucket": "s3:CreateBucket",
     "create_multipart_upload": "s3:PutObject",
     "delete_object": "s3:DeleteObject",
+    "get_bucket_cors": "s3:GetBucketCORS",
     "get_bucket_lifecycle_configuration": "s3:GetLifecycleConfiguration",
     "get_object": "s3:GetObject",
     "head_bucket": "s3:ListBucket",
     "head_object": "s3:GetObject",
     "list_multipart_uploads": "s3:ListBucketMultipartUploads",
     "list_objects_v2": "s3:ListBucket",
+    "put_bucket_cors": "s3:PutBucketCORS",
     "put_bucket_lifecycle_configuration": "s3:PutLifecycleConfiguration",
     "put_bucket_policy": "s3:PutBucketPolicy",
     "put_object": "s3:PutObject",
     "upload_part": "s3:PutObject",
 }
-OPERATORS = {"make": "create-bucket", "lifecycle_rules": "set-lifecycle", "_put_rules": "set-lifecycle"}
+OPERATORS = {
+    "make": "create-bucket",
+    "lifecycle_rules": "set-lifecycle",
+    "_put_rules": "set-lifecycle",
+    "cors_rules": "set-cors",
+    "set_cors": "set-cors",
+}
 
 
 def test_the_least_policy_allows_what_is_called_and_no_more() -> None:

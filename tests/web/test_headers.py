@@ -6,6 +6,8 @@ import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
 
+from access import auth
+
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/files/none", "/nowhere", "/async_upload", "/metrics"])
 def test_every_answer_has_them(client: FlaskClient, path: str) -> None:
@@ -28,6 +30,7 @@ def test_json_is_not_stored(client: FlaskClient) -> None:
 
 def test_a_view_may_know_better(app: Flask) -> None:
     own = {"Content-Security-Policy": "default-src 'self'", "Cache-Control": "no-cache"}
-    app.add_url_rule("/page", view_func=lambda: Response("{}", headers=own, content_type="application/json"))
+    page = auth.public(lambda: Response("{}", headers=own, content_type="application/json"))
+    app.add_url_rule("/page", view_func=page)
     headers = app.test_client().get("/page").headers
     assert {name: headers[name] for name in own} == own

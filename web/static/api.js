@@ -32,13 +32,14 @@ async function withKey(send) {
   }
 }
 
-export function request(path, { method = "GET", headers = {}, signal } = {}) {
+export function request(path, { method = "GET", headers = {}, body, signal } = {}) {
   return withKey(async (bearer) => {
     const silence = new AbortController();
     const timer = setTimeout(() => silence.abort(new Problem(0, NO_ANSWER)), SILENCE_MS);
     const signals = AbortSignal.any([silence.signal, ...(signal ? [signal] : [])]);
     try {
-      return await fetch(path, { method, headers: { Accept: "application/json", ...headers, ...bearer }, signal: signals });
+      const sent = { Accept: "application/json", ...headers, ...bearer };
+      return await fetch(path, { method, headers: sent, body, signal: signals });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Problem(0, NO_ANSWER);
@@ -51,7 +52,14 @@ export function request(path, { method = "GET", headers = {}, signal } = {}) {
 export const read = async (path, options) => (await request(path, options)).json();
 export const retry = async (id) => (await request(`/files/${id}/retry`, { method: "POST" })).json();
 export const remove = (id) => request(`/files/${id}`, { method: "DELETE" });
+export const edit = (id, change) => write("PATCH", `/files/${id}`, change);
+export const link = (id, wanted) => write("POST", `/files/${id}/links`, wanted);
 export const contentPath = (id) => `/files/${id}/content`;
+
+async function write(method, path, body) {
+  const headers = { "Content-Type": "application/json" };
+  return (await request(path, { method, headers, body: JSON.stringify(body) })).json();
+}
 
 // Post a file; fetch() does not tell how much of it is sent.
 export async function upload(mode, file, idempotencyKey, { onProgress, signal }) {

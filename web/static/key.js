@@ -1,4 +1,4 @@
-// The key that a service may ask for. It is held here, in memory, and is gone with the page.
+// The key or token that a service may ask for. It is held here, in memory, and is gone with the page.
 
 const dialog = document.querySelector("#ask-key");
 const input = dialog.querySelector("input");
@@ -6,9 +6,16 @@ const error = dialog.querySelector(".error");
 const enterButton = document.querySelector("#enter-key");
 const forgetButton = document.querySelector("#forget-key");
 
-let key = null;
+let key = tokenOfAddress();
 let asking = null;
 let declined = false;
+
+// A token that the address brings after its #, which no server and no log ever sees. It does not stay there.
+function tokenOfAddress() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token !== null) history.replaceState(history.state, "", location.pathname + location.search);
+  return token || null;
+}
 
 export const hasKey = () => key !== null;
 export const current = () => key;
@@ -23,7 +30,7 @@ export function askAgain() {
 export function another(refused) {
   if (key !== refused) return Promise.resolve(true);
   if (declined) return Promise.resolve(false);
-  asking ??= ask(refused ? "This key is no longer valid." : "").finally(() => (asking = null));
+  asking ??= ask(refused ? "What you gave is no longer valid." : "").finally(() => (asking = null));
   return asking;
 }
 
@@ -70,8 +77,9 @@ async function refusalOf(candidate) {
   if (!/^[!-~]+$/.test(candidate)) return "This is not a key.";
   try {
     const answer = await fetch("/files?limit=1", { headers: bearer(candidate) });
-    if (answer.status === 401) return "This key is not known here. Look for a missing character, or ask for a new one.";
-    return answer.ok ? "" : `The service answered ${answer.status}. Try again in a moment.`;
+    if (answer.status === 401) return "This is not known here. Look for a missing character, or ask for a new one.";
+    const isForUploadsOnly = answer.status === 403;
+    return answer.ok || isForUploadsOnly ? "" : `The service answered ${answer.status}. Try again in a moment.`;
   } catch {
     return "The service does not answer. Try again in a moment.";
   }

@@ -2,8 +2,9 @@
 
 import * as actions from "./actions.js";
 import * as api from "./api.js";
+import * as details from "./details.js";
 import { tell } from "./news.js";
-import { bytes, moment, stateOf } from "./words.js";
+import { bytes, inWords, moment, stateOf } from "./words.js";
 
 const TYPING_MS = 250;
 const GATHER_MS = 400;
@@ -120,7 +121,6 @@ function say(text) {
 
 function newRow(record) {
   const row = template.content.firstElementChild.cloneNode(true);
-  row.querySelector(".name").textContent = record.name;
   row.querySelector(".mode").textContent = record.mode;
   const on = (action, label, does) => {
     const button = row.querySelector(`[data-action=${action}]`);
@@ -129,6 +129,7 @@ function newRow(record) {
     if (does) button.addEventListener("click", () => does(row.record, row, button).catch((error) => complain(row, error)));
   };
   on("download", "Download");
+  on("details", "Details of", async (shown) => details.open(shown, learn));
   on("copy", "Copy the link of", async ({ url }, _, button) => actions.copyLink(url, button));
   on("retry", "Try again", async ({ id }) => {
     learn(await api.retry(id));
@@ -143,6 +144,8 @@ function fillRow(row, record) {
   const { status, label, detail } = stateOf(record);
   const hide = { download: status !== "COMPLETE", copy: !record.url, retry: status !== "ERROR" };
   for (const [action, hidden] of Object.entries(hide)) row.querySelector(`[data-action=${action}]`).hidden = hidden;
+  row.querySelector(".name").textContent = record.name;
+  row.querySelector(".metadata").textContent = inWords(record.metadata);
   row.querySelector(".status").textContent = label;
   row.querySelector(".status").dataset.status = status.toLowerCase();
   row.querySelector(".state .detail").textContent = detail;

@@ -22,6 +22,12 @@ export function duration(ms) {
 
 export const moment = (text) => MOMENT.format(new Date(text));
 
+// Metadata in a line.
+export const inWords = (metadata) =>
+  Object.entries(metadata ?? {})
+    .map(([name, value]) => `${name}: ${value}`)
+    .join(" · ");
+
 export const isFinal = (record) => record.upload_status === "COMPLETE" || record.upload_status === "ERROR";
 
 // What a File's state looks like: a label, a sentence, and how much of the way to S3 is behind it.
