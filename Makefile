@@ -8,13 +8,16 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults fuzz soak scale load bench bench-quick pictures dist check format clean openapi release-api
+.PHONY: help run avatars test faults fuzz soak scale load bench bench-quick pictures dist check format clean openapi release-api
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 run: .venv/run ## Start everything on http://localhost:5000 (PORT=5000 DATA_DIR=./var)
 	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/python -m local.run
+
+avatars: .venv/avatars ## Start the example of docs/integrate.md beside `make run`, on http://localhost:5001
+	@exec $(BIN)/python -m flask --app examples.avatars.avatars run --port 5001
 
 test: .venv/test ## Run all tests on real servers, with coverage (WORKERS=4 ARGS="-k contract")
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered \
@@ -66,7 +69,7 @@ clean: ## Remove what was installed and all data of `make run`
 # What was left half made, and what belongs to a Python that is gone, is made anew.
 REMAKE := $(if $(shell .venv/bin/python -c 'import pip; print("whole")' 2>/dev/null),,remake)
 .PHONY: remake
-.venv/bin/python .venv/run .venv/test .venv/load .venv/bench: $(REMAKE)
+.venv/bin/python .venv/run .venv/avatars .venv/test .venv/load .venv/bench: $(REMAKE)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Ferryman needs Python 3.11 or newer"; exit 1; }
@@ -74,6 +77,9 @@ REMAKE := $(if $(shell .venv/bin/python -c 'import pip; print("whole")' 2>/dev/n
 
 .venv/run: requirements.txt requirements-run.txt constraints.txt | .venv/bin/python
 	@echo "Installing what Ferryman needs into .venv ..." && $(PIP) -r requirements-run.txt && touch $@
+
+.venv/avatars: requirements.txt requirements-run.txt examples/avatars/requirements.txt constraints.txt | .venv/bin/python
+	@echo "Installing what the example needs into .venv ..." && $(PIP) -r examples/avatars/requirements.txt && touch $@ .venv/run
 
 .venv/test: requirements.txt requirements-run.txt requirements-otel.txt requirements-test.txt constraints.txt | .venv/bin/python
 	@echo "Installing what the tests need into .venv ..." && $(PIP) -r requirements-test.txt && touch $@ .venv/run

@@ -97,12 +97,12 @@ FILE: Piece = {
     "error": or_null(text("The reason why the file is not in S3, in one sentence; else null.", None)),
     "created_at": text("The time of acceptance (RFC 3339, UTC).", MOMENT, format="date-time"),
     "updated_at": text("The time of the last change.", MOMENT, format="date-time"),
-    "subject": or_null(text("The user whose file it is; null for a file of the account itself.", "42")),
-    "metadata": METADATA,
-    "expires_at": or_null(text("When the file will be deleted; null for never.", None, format="date-time")),
     "completed_at": or_null(
         text("The time when the file became COMPLETE; null until then.", MOMENT, format="date-time")
     ),
+    "subject": or_null(text("The user whose file it is; null for a file of the account itself.", "42")),
+    "metadata": METADATA,
+    "expires_at": or_null(text("When the file will be deleted; null for never.", None, format="date-time")),
 }
 EVENT: Piece = {
     **{

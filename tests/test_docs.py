@@ -40,6 +40,7 @@ NEWCOMERS = {
     "README.md",
     "aws.md",
     "deployment.md",
+    "integrate.md",
     "modes.md",
     "operations.md",
     "quickstart.md",

@@ -38,14 +38,14 @@ def file_json(row: FileRow) -> dict[str, Any]:
         "content_type": row.content_type,
         "detected_type": row.detected_type,
         "sha256": row.sha256,
-        "subject": row.subject,
-        "metadata": metadata.load(row.user_metadata),
         "bytes_sent": row.bytes_sent,
         "attempts": row.attempts,
         "error": row.error,
         "created_at": rfc3339(row.created_at),
         "updated_at": rfc3339(row.updated_at),
         "completed_at": rfc3339(row.completed_at),
+        "subject": row.subject,
+        "metadata": metadata.load(row.user_metadata),
         "expires_at": rfc3339(row.expires_at),
     }
 
