@@ -6,6 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.errors import Forbidden
+
 OPEN_OWNER = "anonymous"
 
 
@@ -70,3 +72,18 @@ class Principal:
 
 OPEN = Principal(OPEN_OWNER, grants=OPEN_GRANTS)
 """Everyone, in a service without keys."""
+
+
+def check_metadata(principal: Principal, words: Mapping[str, str | None]) -> None:
+    """Check that a principal may set these names of a file's metadata.
+
+    Args:
+        principal: who asks.
+        words: the names with their new values; None removes a name.
+
+    Raises:
+        Forbidden: a token has fixed one of them.
+    """
+    fixed = principal.limits.metadata
+    if changed := sorted(name for name in words if name in fixed and words[name] != fixed[name]):
+        raise Forbidden(f"This token fixes the metadata {', '.join(changed)}.")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from flask import request
 
@@ -14,7 +14,7 @@ from access import auth, quota
 from access.principal import Principal
 from core import metadata
 from core.database import new_id, transaction, utcnow
-from core.errors import Busy, InvalidUpload
+from core.errors import Busy
 from core.file_row import FileRow
 from core.metrics import metrics
 from core.services import services
@@ -22,7 +22,7 @@ from delivery import failed_bytes
 from intake import idempotency
 from intake.form import ReceivedFile, declared_length, read_form
 from intake.options import UploadOptions
-from intake.permit import check_upload
+from intake.permit import check_options, check_upload, shortest
 from models import File, Mode, UploadStatus
 from storage.incoming import Incoming
 from tasks import RUNS, Run
@@ -128,7 +128,7 @@ class Acceptance:
         """
         options, types = received.options, (received.content_type, received.detected_type)
         check_upload(self.principal, self.mode, self.incoming.size, types, options)
-        self._check_options(options)
+        check_options(options, services().config)
         fingerprint = self._fingerprint(received)
         if earlier := self.claim.match(fingerprint):
             self.is_new = False
@@ -150,23 +150,11 @@ class Acceptance:
         more = [repr(sorted(asked.metadata.items())), str(asked.expires_in)] if asked != UploadOptions() else []
         return idempotency.fingerprint(self.mode, received.name, received.content_type, digest, *more)
 
-    def _check_options(self, options: UploadOptions) -> None:
-        """Raise InvalidUpload for an option that this service does not grant to anyone."""
-        longest = services().config.FILE_TTL_SECONDS
-        if longest and options.expires_in > longest:
-            raise InvalidUpload(f"expires_in must not exceed {longest} seconds here.")
-        if options.process:
-            raise InvalidUpload(f"There is no preset {options.process[0]!r} here.")
-
-    def _expires_at(self, asked_seconds: int, now: datetime) -> datetime | None:
-        """Return when the file shall be deleted: as its client, its token or the service says, the earliest."""
-        bounds = asked_seconds, self.principal.limits.file_expires_in, services().config.FILE_TTL_SECONDS
-        seconds = min((bound for bound in bounds if bound), default=0)
-        return now + timedelta(seconds=seconds) if seconds else None
-
     def _new_row(self, received: ReceivedFile) -> FileRow:
         now, config = utcnow(), services().config
-        words = metadata.check({**received.options.metadata, **self.principal.limits.metadata})
+        limits, asked = self.principal.limits, received.options
+        words = metadata.check({**asked.metadata, **limits.metadata})
+        seconds = shortest(asked.expires_in, limits.file_expires_in, config.FILE_TTL_SECONDS)
         return File.draft(
             id=self.incoming.file_id,
             owner=self.principal.owner,
@@ -180,7 +168,7 @@ class Acceptance:
             crc64nvme=self.incoming.crc64nvme,
             sha256=received.digests.known("sha256"),
             user_metadata=metadata.dump(words) if words else None,
-            expires_at=self._expires_at(received.options.expires_in, now),
+            expires_at=now + timedelta(seconds=seconds) if seconds else None,
             spool_id=services().spool.id,
             upload_status=UploadStatus.PENDING,
             attempts=0,

@@ -1,9 +1,9 @@
-"""The one check of a principal against an upload; every way in calls it with what is known so far."""
+"""What may be uploaded: the one check of a principal against an upload, for every way in; and its options."""
 
 from __future__ import annotations
 
-from access.permit import check_metadata
-from access.principal import Principal
+from access.principal import Principal, check_metadata
+from config import Config
 from core.errors import Forbidden, InvalidUpload, UnsupportedUpload, UploadTooLarge
 from intake.options import UploadOptions
 from intake.sniff import refused_type
@@ -45,3 +45,21 @@ def check_upload(
     if limits.file_expires_in and options.expires_in > limits.file_expires_in:
         raise InvalidUpload(f"With this token expires_in must not exceed {limits.file_expires_in} seconds.")
     check_metadata(principal, options.metadata)
+
+
+def check_options(options: UploadOptions, config: Config) -> None:
+    """Check that this service grants anyone what is asked for with an upload.
+
+    Raises:
+        InvalidUpload: it does not.
+    """
+    longest = config.FILE_TTL_SECONDS
+    if longest and options.expires_in > longest:
+        raise InvalidUpload(f"expires_in must not exceed {longest} seconds here.")
+    if options.process:
+        raise InvalidUpload(f"There is no preset {options.process[0]!r} here.")
+
+
+def shortest(*lifetimes: int) -> int:
+    """Return the shortest lifetime in seconds, where 0 is for ever."""
+    return min((seconds for seconds in lifetimes if seconds), default=0)

@@ -7,8 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from access import auth
-from access.permit import check_metadata
-from access.principal import Grant
+from access.principal import Grant, check_metadata
 from core import metadata
 from core.errors import Conflict, InvalidBody
 from core.file_row import FileRow
