@@ -1,6 +1,6 @@
 """A small app of its own whose users upload an avatar from the browser; docs/integrate.md explains it.
 
-Its settings are those that Ferryman's own .env holds, and FERRYMAN_URL and FERRYMAN_KEY where that is elsewhere.
+Its settings are in Ferryman's own .env; FERRYMAN_URL and FERRYMAN_KEY are for one elsewhere.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from dotenv import load_dotenv
@@ -23,7 +24,6 @@ load_dotenv()
 FERRYMAN = os.environ.get("FERRYMAN_URL", "http://localhost:5000")
 KEY = os.environ.get("FERRYMAN_KEY") or None  # a service with AUTH=open wants none
 DATABASE = os.environ.get("AVATARS_DATABASE", "var/avatars.db")
-MAX_BYTES = 2_000_000
 TYPES = ["image/png", "image/jpeg", "image/webp"]
 
 app = Flask(__name__)
@@ -45,6 +45,7 @@ class User(UserMixin):  # type: ignore[misc]
 def database() -> sqlite3.Connection:
     """Return the request's connection."""
     if "database" not in g:
+        Path(DATABASE).parent.mkdir(exist_ok=True)
         g.database = sqlite3.connect(DATABASE, isolation_level=None)
         g.database.row_factory = sqlite3.Row
         g.database.execute(
@@ -99,12 +100,11 @@ def logout() -> ResponseReturnValue:
 @login_required  # type: ignore[untyped-decorator]
 def upload_token() -> ResponseReturnValue:
     """Let the user's browser upload one picture: for two minutes, as theirs, and for nothing else."""
-    limits = {"max_files": 1, "max_bytes": MAX_BYTES, "content_types": TYPES, "modes": ["async"]}
+    limits = {"max_files": 1, "max_bytes": 2_000_000, "content_types": TYPES, "modes": ["async"]}
+    fixed = {"expires_in": 120, "grants": ["upload"], "metadata": {"purpose": "avatar"}}
     with Client(FERRYMAN, KEY) as ferryman:
-        token = ferryman.create_token(
-            current_user.id, expires_in=120, grants=["upload"], metadata={"purpose": "avatar"}, **limits
-        )
-    return jsonify(token=token.token, address=f"{FERRYMAN}/async_upload")
+        token = ferryman.create_token(current_user.id, **fixed, **limits).token
+    return jsonify(token=token, address=f"{FERRYMAN}/async_upload")
 
 
 @app.get("/me")

@@ -79,6 +79,8 @@ def signed_in(browser: Browser, example: Example, name: str, password: str = "se
     page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
+    page.get_by_text(f"You are {name}.").wait_for()
+    page.wait_for_load_state()  # until then the form is a plain one
     return page
 
 

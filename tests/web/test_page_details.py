@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from tests.kit.browser import CHROMIUM, MISSING, Visit, visiting
-from tests.kit.stack import RedisServer
+from tests.kit.stack import RedisServer, wait_for
 from tests.kit.tokens import Ferry, running_ferry
 from tests.kit.zoo import PNG
 
@@ -98,8 +98,8 @@ def test_links_are_made_and_refused_inline_for_what_may_run(visit: Visit) -> Non
     dialog = details(visit, "shown.png")
     dialog.get_by_label("Show it in the browser").check()
     dialog.get_by_role("button", name="Copy link").click()
-    visit.page.wait_for_function("window.copied")
-    got = requests.get(visit.page.evaluate("window.copied"), timeout=20)
+    address = wait_for(lambda: visit.page.evaluate("window.copied"), 20)
+    got = requests.get(address, timeout=20)
     assert (got.content, got.headers["Content-Type"]) == (PNG, "image/png")
     assert got.headers["Content-Disposition"].startswith("inline")
     dialog.get_by_role("button", name="Cancel").click()
