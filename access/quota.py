@@ -5,13 +5,29 @@ All are reserved before a body is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
+from functools import cache
 from hashlib import sha256
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Connection, Date, String, case, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Date,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -65,9 +81,25 @@ class Quota(NamedTuple):
     files_in_flight: int = 0
     files: int = 0
 
+    @property
+    def is_counted(self) -> bool:
+        """True if its account counts what was uploaded."""
+        return bool(self.bytes_per_day or self.files)
+
+
+class Usage(NamedTuple):
+    """What one account has used up."""
+
+    bytes_today: int
+    files: int
+    """All that were ever uploaded."""
+    reserved_bytes: int
+    receiving: int
+    in_flight: int
+
 
 def quotas_of(principal: Principal, config: Config) -> list[Quota]:
-    """Return the quotas that count a principal's uploads, always in the same order, as locks must be taken."""
+    """Return the quotas that count a principal's uploads, the widest first: its account is their common lock."""
     found = []
     owner = {"owner": principal.owner}
     if config.AUTH == "required":
@@ -77,7 +109,7 @@ def quotas_of(principal: Principal, config: Config) -> list[Quota]:
         limits = config.SUBJECT_BYTES_PER_DAY, config.SUBJECT_FILES_IN_FLIGHT
         found.append(Quota(_hash(*principal.scope), user, *limits))
     if principal.token_id and principal.limits.max_files:
-        token = {"token_id": principal.token_id}
+        token = {**owner, "token_id": principal.token_id}
         found.append(Quota(_hash("", principal.token_id), token, files=principal.limits.max_files))
     return [quota for quota in found if any(quota[2:])]
 
@@ -108,8 +140,8 @@ class Reservation:
 
     def _begin(self, size: int) -> None:
         with transaction() as connection:
-            for quota in self._quotas:
-                _check(connection, quota, size)
+            for quota, usage in zip(self._quotas, _usages(connection, self._quotas), strict=True):
+                _check(quota, usage, size)
             who = {"owner": self._principal.owner, "subject": self._principal.subject}
             values = {"id": self._id, "token_id": self._principal.token_id, "reserved_bytes": size, **who}
             connection.execute(insert(ReservationRow), values | {"due_at": utcnow() + self._lease})
@@ -129,8 +161,9 @@ class Reservation:
         """
         if not self._quotas:
             return
-        for quota in self._quotas:
-            _add(connection, quota.account, size, 1)
+        for place, quota in enumerate(self._quotas):
+            if place == 0 or quota.is_counted:
+                _add(connection, quota.account, size, 1)
         alive = delete(ReservationRow).where(ReservationRow.id == self._id, ReservationRow.due_at > utcnow())
         if connection.execute(alive).rowcount != 1:
             raise Conflict("The request paused for too long; send it again.")
@@ -181,47 +214,67 @@ def forget_lapsed() -> None:
         connection.execute(delete(Account).where(Account.expires_at <= utcnow()))
 
 
-def _check(connection: Connection, quota: Quota, size: int) -> None:
-    """Lock an account until the transaction ends, and see that there is room.
+def _usages(connection: Connection, quotas: list[Quota]) -> list[Usage]:
+    """Lock the first account until the transaction ends. Returns what each account has used up."""
+    uploaded = [
+        (_add(connection, quota.account) or _open(connection, quota)) if place == 0 or quota.is_counted else (0, 0)
+        for place, quota in enumerate(quotas)
+    ]
+    receiving = _receiving(connection, quotas)
+    in_flight = [0] * len(quotas)
+    if any(quota.files_in_flight for quota in quotas):
+        in_flight = list(file_queries.count_in_flight(connection, [quota.holder for quota in quotas]))
+    reserved = zip(receiving[::2], receiving[1::2], strict=True)
+    numbers = zip(uploaded, reserved, in_flight, strict=True)
+    return [Usage(*account, *arriving, accepted) for account, arriving, accepted in numbers]
+
+
+def _receiving(connection: Connection, quotas: list[Quota]) -> Sequence[int]:
+    """Return the reserved bytes, and the number of reservations, of each account in turn."""
+    statement = _receiving_of(tuple(tuple(quota.holder) for quota in quotas))
+    values = {name: value for quota in quotas for name, value in quota.holder.items()}
+    return connection.execute(statement, {**values, "now": utcnow()}).one()
+
+
+@cache
+def _receiving_of(holders: tuple[tuple[str, ...], ...]) -> Select[*tuple[int, ...]]:
+    """Return the statement for accounts whose holders have these names, the first of which includes the others."""
+    columns: list[ColumnElement[int]] = []
+    owns = [and_(*(getattr(ReservationRow, name) == bindparam(name) for name in names)) for names in holders]
+    for is_its in owns:
+        columns.append(func.coalesce(func.sum(case((is_its, ReservationRow.reserved_bytes))), 0))
+        columns.append(func.count(case((is_its, 1))))
+    return select(*columns).where(owns[0], ReservationRow.due_at > bindparam("now"))
+
+
+def _check(quota: Quota, usage: Usage, size: int) -> None:
+    """Check that there is room for one more file.
 
     Raises:
         LimitReached: there is none for now.
         Forbidden: there will be none.
     """
-    used, files = _add(connection, quota.account) or _open(connection, quota)
-    is_its = [getattr(ReservationRow, column) == value for column, value in quota.holder.items()]
-    reserved, receiving = connection.execute(
-        select(func.coalesce(func.sum(ReservationRow.reserved_bytes), 0), func.count()).where(
-            *is_its, ReservationRow.due_at > utcnow()
-        )
-    ).one()
-    if quota.bytes_per_day and used + reserved + size > quota.bytes_per_day:
+    if quota.bytes_per_day and usage.bytes_today + usage.reserved_bytes + size > quota.bytes_per_day:
         raise LimitReached(f"Quota exceeded: {quota.bytes_per_day} bytes per day.", _seconds_to_midnight())
-    if quota.files_in_flight:
-        in_flight = receiving + file_queries.count_in_flight(connection, **quota.holder)
-        if in_flight >= quota.files_in_flight:
-            raise LimitReached(f"Quota exceeded: {quota.files_in_flight} files in flight.", IN_FLIGHT_SECONDS)
-    if quota.files and files >= quota.files:
+    if quota.files_in_flight and usage.in_flight + usage.receiving >= quota.files_in_flight:
+        raise LimitReached(f"Quota exceeded: {quota.files_in_flight} files in flight.", IN_FLIGHT_SECONDS)
+    if quota.files and usage.files >= quota.files:
         raise Forbidden(f"This token has uploaded all its files: {quota.files}.")
-    if quota.files and files + receiving >= quota.files:  # one of them may still fail
+    if quota.files and usage.files + usage.receiving >= quota.files:  # one of them may still fail
         raise LimitReached(f"Quota exceeded: {quota.files} files with this token.", IN_FLIGHT_SECONDS)
 
 
 def _add(connection: Connection, account: str, size: int = 0, files: int = 0) -> tuple[int, int] | None:
     """Add an upload to an account, and lock it. Returns its bytes of today and all its files; None without one."""
-    today = utcnow().date()
-    same_day = case((Account.day == today, Account.uploaded_bytes), else_=0)
-    found = connection.execute(
-        update(Account)
-        .where(Account.id == account)
-        .values(
-            day=today,
-            uploaded_bytes=same_day + size,
-            uploaded_files=Account.uploaded_files + files,
-            expires_at=case((Account.expires_at.is_not(None), utcnow() + USER_ACCOUNT_KEPT)),
-        )
-        .returning(Account.uploaded_bytes, Account.uploaded_files)
-    ).first()
+    now = utcnow()
+    added = {
+        "account": account,
+        "today": now.date(),
+        "size": size,
+        "files": files,
+        "until": now + USER_ACCOUNT_KEPT,
+    }
+    found = connection.execute(_ADD, added).first()
     return (found[0], found[1]) if found else None
 
 
@@ -231,6 +284,21 @@ def _open(connection: Connection, quota: Quota) -> tuple[int, int]:
     values = {"id": quota.account, "day": utcnow().date(), "uploaded_bytes": 0, "uploaded_files": 0}
     connection.execute(insert(Account), values | {"expires_at": ends})
     return 0, 0
+
+
+# What every upload runs is made once: building a statement takes as long as running it.
+_ADD = (
+    update(Account)
+    .where(Account.id == bindparam("account"))
+    .values(
+        day=bindparam("today"),
+        uploaded_bytes=case((Account.day == bindparam("today"), Account.uploaded_bytes), else_=0)
+        + bindparam("size"),
+        uploaded_files=Account.uploaded_files + bindparam("files"),
+        expires_at=case((Account.expires_at.is_not(None), bindparam("until", type_=UtcDateTime))),
+    )
+    .returning(Account.uploaded_bytes, Account.uploaded_files)
+)
 
 
 def _hash(*names: str) -> str:

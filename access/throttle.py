@@ -37,25 +37,20 @@ class Throttle:
             self._shared = RedisStorage(uri, connection_pool=client.connection_pool, wrap_exceptions=True)
 
     def count_request(self, principal: Principal) -> None:
-        """Count a request of an owner and, if it has one, of its user.
+        """Count a request of an owner's key or of one of its users; what remains is kept for the response headers.
 
-        The remaining requests are kept for the response headers, of whoever has fewer.
+        Users count for themselves alone, so that none of them uses up what the others, and the owner, may ask.
 
         Raises:
-            LimitReached: one of them has asked too much.
+            LimitReached: it has asked too much.
         """
-        counted = [(self._of_owners, principal.owner)]
-        if principal.subject is not None:
-            counted.append((self._of_users, sha256("\0".join(principal.scope).encode()).hexdigest()))
-        for most, who in counted:
-            if most:
-                self._count_one(most, who)
-
-    def _count_one(self, most: int, who: str) -> None:
+        is_user = principal.subject is not None
+        most = self._of_users if is_user else self._of_owners
+        if not most:
+            return
+        who = sha256("\0".join(principal.scope).encode()).hexdigest() if is_user else principal.owner
         count, seconds = self._count("requests", who), _seconds_left()
-        remaining = max(0, most - count)
-        if "rate_limit" not in g or remaining < g.rate_limit[1]:
-            g.rate_limit = (most, remaining, seconds)
+        g.rate_limit = (most, max(0, most - count), seconds)
         if count > most:
             raise LimitReached(f"Rate limit exceeded: {most} requests per minute.", seconds)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import jwt
@@ -113,6 +114,14 @@ def read(secrets_: tuple[str, ...], token: str) -> Principal:
         Expired: it was valid once.
         Unauthorized: it is not valid.
     """
+    found = _verified(secrets_, token)
+    if found.expires_at is not None and time.time() >= found.expires_at:
+        raise Expired
+    return found
+
+
+@lru_cache(1024)  # a browser presents the same token again and again; what is refused is not kept
+def _verified(secrets_: tuple[str, ...], token: str) -> Principal:
     for secret in secrets_:
         try:
             claims = jwt.decode(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 
-from sqlalchemy import Connection, and_, exists, func, or_, select, tuple_
+from sqlalchemy import Connection, Select, and_, bindparam, case, exists, func, or_, select, tuple_
 from sqlalchemy.orm import aliased
 
 from core import metadata
-from core.database import BATCH, batched, db, utcnow
+from core.database import BATCH, UtcDateTime, batched, db, utcnow
 from core.file_row import FileRow
 from core.metadata import Metadata
 from core.names import fold
@@ -65,18 +66,26 @@ def page(
     return read_rows(statement.order_by(*(column.desc() for column in order)).limit(limit))
 
 
-def count_in_flight(connection: Connection, owner: str, subject: str | None = None) -> int:
-    """Return the number of files that a host still delivers, in the transaction of the caller.
+def count_in_flight(connection: Connection, holders: Sequence[Mapping[str, str]]) -> Sequence[int]:
+    """Return the numbers of files that a host still delivers, in the transaction of the caller.
 
     Args:
         connection: the transaction.
-        owner: whose files.
-        subject: only those of this user.
+        holders: whose files, each by `owner` and perhaps `subject`; the first includes the others. Other names in
+            them are passed over.
     """
-    statement = select(func.count()).where(File.owner == owner, UNDELIVERED)
-    if subject is not None:
-        statement = statement.where(File.subject == subject)
-    return connection.scalars(statement.where(File.spool_id.not_in(spools.lost_ids()))).one()
+    names = tuple(tuple(name for name in ("owner", "subject") if name in holder) for holder in holders)
+    values = {name: value for holder in holders for name, value in holder.items()}
+    return connection.execute(_in_flight_of(names), {**values, "lost_before": spools.lost_before()}).one()
+
+
+@cache
+def _in_flight_of(holders: tuple[tuple[str, ...], ...]) -> Select[*tuple[int, ...]]:
+    """Return the statement for holders with these names; building it takes as long as running it."""
+    owns = [and_(*(getattr(File, name) == bindparam(name) for name in names)) for names in holders]
+    counts = [func.count(case((is_its, 1))) for is_its in owns[1:]]
+    has_host = File.spool_id.not_in(spools.lost_ids(bindparam("lost_before", type_=UtcDateTime)))
+    return select(func.count(), *counts).where(owns[0], UNDELIVERED, has_host)
 
 
 def among(ids: Iterable[str]) -> Iterator[FileRow]:

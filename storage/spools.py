@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Row, Select, String, insert, select, update
+from sqlalchemy import BindParameter, Row, Select, String, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -65,7 +65,7 @@ def find(spool_id: str) -> Row[tuple[SpoolRecord]] | None:
 def is_lost(spool_id: str) -> bool:
     """Returns True if the spool has a record, and its host is gone."""
     spool = find(spool_id)
-    return spool is not None and spool.seen_at < utcnow() - LOST_AFTER
+    return spool is not None and spool.seen_at < lost_before()
 
 
 def is_alive(spool_id: str) -> bool:
@@ -74,6 +74,11 @@ def is_alive(spool_id: str) -> bool:
     return spool is not None and spool.seen_at >= utcnow() - LOST_AFTER
 
 
-def lost_ids() -> Select[str]:
-    """Return the query for the ids of the spools whose host is gone."""
-    return select(SpoolRecord.id).where(SpoolRecord.seen_at < utcnow() - LOST_AFTER)
+def lost_before() -> datetime:
+    """Return the time since which a living host has told of itself."""
+    return utcnow() - LOST_AFTER
+
+
+def lost_ids(before: BindParameter[datetime]) -> Select[str]:
+    """Return the query for the ids of the spools whose host is gone; `before` is `lost_before`."""
+    return select(SpoolRecord.id).where(SpoolRecord.seen_at < before)

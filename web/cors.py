@@ -36,8 +36,9 @@ def init_app(app: Flask) -> None:
 
     Source: https://fetch.spec.whatwg.org/#http-cors-protocol
     """
-    app.before_request(_answer_preflight)
-    app.after_request(_share)
+    if app.extensions["ferryman"].config.CORS_ORIGINS:
+        app.before_request(_answer_preflight)
+        app.after_request(_share)
 
 
 def headers_for(origin: str | None, allowed: Collection[str]) -> Headers:

@@ -166,12 +166,12 @@ def listed(owner: str, after: int | None = None, **narrowed: Any) -> Callable[[]
 
 def in_flight() -> None:
     with db.engine.connect() as connection:
-        assert file_queries.count_in_flight(connection, "busy")
+        assert file_queries.count_in_flight(connection, [{"owner": "busy"}])
 
 
 def in_flight_of_user() -> None:
     with db.engine.connect() as connection:
-        file_queries.count_in_flight(connection, "busy", "user-7")
+        file_queries.count_in_flight(connection, [{"owner": "busy", "subject": "user-7"}])
 
 
 def take_key() -> None:
