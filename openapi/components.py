@@ -245,7 +245,7 @@ RESPONSES: dict[str, Piece] = {
     "BodyTooLarge": _problem(
         _S.REQUEST_ENTITY_TOO_LARGE,
         "The body is longer than 64 KiB.",
-        "The data value transmitted exceeds the capacity limit.",
+        "The request body must not exceed 65536 bytes.",
     ),
     "NotJson": _problem(_S.UNSUPPORTED_MEDIA_TYPE, "The body is not JSON.", "Send the body as application/json."),
     "UnsafeInline": _problem(

@@ -7,8 +7,9 @@ from typing import Any
 
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wsgi import get_input_stream
 
-from core.errors import InvalidBody, TooSlow, UnsupportedUpload
+from core.errors import EncodedUpload, InvalidBody, TooSlow, UnsupportedUpload, UploadTooLarge
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -20,23 +21,33 @@ def json_object(*media_types: str) -> dict[str, Any]:
         media_types: those that are read, besides application/json.
 
     Raises:
-        UnsupportedUpload: the body is not JSON.
+        UnsupportedUpload: the body is not JSON, or compressed.
+        UploadTooLarge: it is longer than 64 KiB.
         InvalidBody: it is malformed, or no object.
         TooSlow: the client stalls.
-        RequestEntityTooLarge: it is longer than 64 KiB.
     """
-    request.max_content_length = MAX_BODY_BYTES
+    body = _read()
+    if not body:
+        return {}
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise EncodedUpload("The body must not be compressed; send it without Content-Encoding.")
+    if request.mimetype not in ("application/json", *media_types):
+        raise UnsupportedUpload("Send the body as application/json.")
+    return _object(body)
+
+
+def _read() -> bytes:
+    stream, body = get_input_stream(request.environ), b""
     try:
-        body = request.get_data(cache=False)
+        while len(body) <= MAX_BODY_BYTES and (chunk := stream.read(MAX_BODY_BYTES + 1 - len(body))):
+            body += chunk
     except TimeoutError as error:
         raise TooSlow("The request body arrived too slowly.") from error
     except (ClientDisconnected, OSError, ValueError) as error:
         raise InvalidBody("The request's body is not complete.") from error
-    if not body:
-        return {}
-    if request.mimetype not in ("application/json", *media_types):
-        raise UnsupportedUpload("Send the body as application/json.")
-    return _object(body)
+    if len(body) > MAX_BODY_BYTES:
+        raise UploadTooLarge(f"The request body must not exceed {MAX_BODY_BYTES} bytes.")
+    return body
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import time
@@ -88,6 +89,14 @@ def test_a_body_that_is_no_json_object_is_refused(ferry: Ferry, body: bytes, kin
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+def test_a_chunked_or_compressed_body_is_judged_alike(ferry: Ferry) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body, status in ((b'{"subject": "a"}', 201), (b'{"subject": "' + b"a" * 70_000 + b'"}', 413)):
+        assert ferry.post("/tokens", data=iter([body]), headers=headers).status_code == status
+    encoded = {**headers, "Content-Encoding": "gzip"}
+    assert ferry.post("/tokens", data=gzip.compress(b"{}"), headers=encoded).status_code == 415
+
+
 def test_a_token_is_for_a_quarter_of_an_hour_and_for_its_user(ferry: Ferry) -> None:
     answer = ferry.post("/tokens", json={"subject": "42"})
     assert answer.status_code == 201
@@ -152,6 +161,11 @@ HOSTILE: dict[str, Callable[[], str]] = {
     "no expiry": lambda: signed(exp=None),
     "no owner": lambda: signed(owner=None),
     "no id": lambda: signed(jti=None),
+    "a limit of another version": lambda: signed(limits={"max_colors": 3}),
+    "limits that are a list": lambda: signed(limits=[1]),
+    "an unknown grant": lambda: signed(grants=["everything"]),
+    "an empty subject": lambda: signed(sub=""),
+    "a subject with NUL": lambda: signed(sub="a\0b"),
     "a subject that is a number": lambda: signed(sub=42),
     "a JWT of the team": lambda: jwt.encode({"sub": "42", "exp": time.time() + 600}, SECRET, "HS256"),
     "without its prefix": lambda: signed().removeprefix("fmu_"),
