@@ -25,6 +25,7 @@ from storage import file_queries
 
 LEASE = 30
 WINDOW = 3600
+LIFETIME = 5 * LEASE
 SPOOL = "here"
 
 ANY_RUN = st.integers(min_value=0, max_value=1000)
@@ -63,6 +64,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self.file_id = new_id()
         self.runs: list[Run] = []
         self.completions = 0
+        self.expires_at = self.after(LIFETIME)
+        self.is_erased = False
         self.expected = Expected(self.after(LEASE))
         row = File(
             id=self.file_id,
@@ -76,6 +79,7 @@ class LeaseMachine(RuleBasedStateMachine):
             spool_id=SPOOL,
             due_at=self.expected.due_at,
             retry_until=self.after(WINDOW),
+            expires_at=self.expires_at,
         )
         db.session.add(row)
         db.session.commit()
@@ -185,6 +189,18 @@ class LeaseMachine(RuleBasedStateMachine):
         assert not File.fail(self.file_id, owner, "no")
         assert not File.give_back(self.file_id, owner, 0, "no")
 
+    @rule(by_owner=st.booleans())
+    def erase(self, by_owner: bool) -> None:
+        """The owner deletes the file, or its time is over; no run has it any more, and nobody retries it."""
+        may = not self.is_erased and (by_owner or self.now >= self.expires_at)
+        assert (File.erase(self.file_id, "anonymous") if by_owner else File.expire(self.file_id)) == may
+        if may:
+            self.is_erased = True
+            if self.expected.upload_status != UploadStatus.PROCESSING:
+                self.expected.due_at = self.now
+            self.expected.upload_status = UploadStatus.ERROR
+            self.expected.lease_owner = None
+
     @rule()
     def put_forward(self) -> None:
         """A hand-off came to nothing."""
@@ -196,7 +212,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule()
     def retry(self) -> None:
-        in_error = self.expected.upload_status == UploadStatus.ERROR
+        in_error = self.expected.upload_status == UploadStatus.ERROR and not self.is_erased
         assert File.retry(self.file_id, WINDOW) == in_error
         if in_error:
             self.expected = Expected(due_at=self.now)
@@ -225,7 +241,8 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_is_completed_once_at_most(self) -> None:
-        assert self.completions == (self.expected.upload_status == UploadStatus.COMPLETE)
+        is_complete = self.expected.upload_status == UploadStatus.COMPLETE
+        assert self.completions == is_complete or (self.is_erased and self.completions == 1)
 
 
 def test_the_lease_holds_in_every_order(tmp_path: Path) -> None:
