@@ -119,14 +119,11 @@ def _presented() -> Principal:
     token = given.token if given and given.type == "bearer" else None
     try:
         found = _principal_of(token or "")
-    except Expired:  # nobody has guessed it
-        raise
-    except Unauthorized:
-        if token:
+    except Unauthorized as error:
+        if token and not isinstance(error, Expired):  # which nobody has guessed
             throttle.count_failure(request.remote_addr or "")
         raise
-    if found is not OPEN:
-        throttle.count_request(found)
+    throttle.count_request(found)
     return found
 
 

@@ -19,7 +19,6 @@ from sqlalchemy import (
     Date,
     Select,
     String,
-    and_,
     bindparam,
     case,
     delete,
@@ -161,9 +160,8 @@ class Reservation:
         """
         if not self._quotas:
             return
-        for place, quota in enumerate(self._quotas):
-            if place == 0 or quota.is_counted:
-                _add(connection, quota.account, size, 1)
+        for quota in _written(self._quotas):
+            _add(connection, quota.account, size, 1)
         alive = delete(ReservationRow).where(ReservationRow.id == self._id, ReservationRow.due_at > utcnow())
         if connection.execute(alive).rowcount != 1:
             raise Conflict("The request paused for too long; send it again.")
@@ -216,17 +214,20 @@ def forget_lapsed() -> None:
 
 def _usages(connection: Connection, quotas: list[Quota]) -> list[Usage]:
     """Lock the first account until the transaction ends. Returns what each account has used up."""
-    uploaded = [
-        (_add(connection, quota.account) or _open(connection, quota)) if place == 0 or quota.is_counted else (0, 0)
-        for place, quota in enumerate(quotas)
-    ]
+    written = _written(quotas)
+    uploaded = {quota.account: _add(connection, quota.account) or _open(connection, quota) for quota in written}
     receiving = _receiving(connection, quotas)
     in_flight = [0] * len(quotas)
     if any(quota.files_in_flight for quota in quotas):
         in_flight = list(file_queries.count_in_flight(connection, [quota.holder for quota in quotas]))
     reserved = zip(receiving[::2], receiving[1::2], strict=True)
-    numbers = zip(uploaded, reserved, in_flight, strict=True)
-    return [Usage(*account, *arriving, accepted) for account, arriving, accepted in numbers]
+    numbers = zip(quotas, reserved, in_flight, strict=True)
+    return [Usage(*uploaded.get(quota.account, (0, 0)), *arriving, count) for quota, arriving, count in numbers]
+
+
+def _written(quotas: list[Quota]) -> list[Quota]:
+    """Return the quotas whose accounts are written: the first as the lock of all, the others if they count."""
+    return [quotas[0], *(quota for quota in quotas[1:] if quota.is_counted)]
 
 
 def _receiving(connection: Connection, quotas: list[Quota]) -> Sequence[int]:
@@ -240,7 +241,7 @@ def _receiving(connection: Connection, quotas: list[Quota]) -> Sequence[int]:
 def _receiving_of(holders: tuple[tuple[str, ...], ...]) -> Select[*tuple[int, ...]]:
     """Return the statement for accounts whose holders have these names, the first of which includes the others."""
     columns: list[ColumnElement[int]] = []
-    owns = [and_(*(getattr(ReservationRow, name) == bindparam(name) for name in names)) for names in holders]
+    owns = [file_queries.is_of(ReservationRow, names) for names in holders]
     for is_its in owns:
         columns.append(func.coalesce(func.sum(case((is_its, ReservationRow.reserved_bytes))), 0))
         columns.append(func.count(case((is_its, 1))))

@@ -6,14 +6,14 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jwt
 
-from access.principal import USER_GRANTS, Grant, Limits, Principal
+from access.principal import NO_LIMITS, USER_GRANTS, Grant, Limits, Principal
 from core import metadata
 from core.errors import Expired, InvalidBody, Unauthorized
 from models import Mode
@@ -30,6 +30,8 @@ LONGEST_LIFE_SECONDS = 10 * 365 * 86_400
 """Of a file that expires."""
 MALFORMED = (jwt.InvalidTokenError, RecursionError, OverflowError)
 """What PyJWT raises for a token that is not valid; the last two for nesting and numbers without end."""
+STRANGE = (TypeError, ValueError, AttributeError)
+"""What the claims of a signed token raise that is of another version, or made by somebody who has the secret."""
 TYPE_PATTERN = re.compile(r"[\w.+*-]{1,100}/[\w.+*-]{1,100}", re.ASCII)
 PRESET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 
@@ -41,7 +43,7 @@ class TokenRequest:
     subject: str | None = None
     expires_in: int = USUAL_SECONDS
     grants: tuple[str, ...] = (Grant.UPLOAD, Grant.READ)
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = NO_LIMITS
 
 
 def is_subject(found: object) -> bool:
@@ -61,14 +63,12 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
     return int(value)
 
 
-def read_request(body: Any) -> TokenRequest:
-    """Read a token request from decoded JSON.
+def read_request(body: Mapping[str, Any]) -> TokenRequest:
+    """Read a token request from a decoded JSON object.
 
     Raises:
         InvalidBody: a member is unknown or wrong; the text names it.
     """
-    if not isinstance(body, dict):
-        raise InvalidBody("Send a JSON object.")
     if unknown := sorted(set(body) - set(MEMBERS)):
         raise InvalidBody(f"Unknown: {', '.join(unknown)[:100]}. Allowed: {', '.join(MEMBERS)}.")
     read = {name: MEMBERS[name](name, value) for name, value in body.items()}
@@ -92,7 +92,7 @@ def make(secret: str, owner: str, wanted: TokenRequest) -> tuple[str, datetime]:
     """
     now = int(time.time())
     expires_at = now + wanted.expires_in
-    limits = {name: value for name, value in asdict(wanted.limits).items() if value != getattr(Limits(), name)}
+    limits = {name: value for name, value in asdict(wanted.limits).items() if value != getattr(NO_LIMITS, name)}
     claims = {"aud": AUDIENCE, "jti": secrets.token_hex(12), "iat": now, "exp": expires_at, "owner": owner}
     claims |= {"grants": wanted.grants, "limits": limits}
     if wanted.subject is not None:
@@ -137,11 +137,7 @@ def _verified(signers: tuple[str, ...], token: str) -> Principal:
             continue
         try:
             return _principal(claims)
-        except (
-            TypeError,
-            ValueError,
-            AttributeError,
-        ):  # of another version, or made by somebody who has the secret
+        except STRANGE:
             break
     raise Unauthorized("The token is not valid.")
 
@@ -162,13 +158,6 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     )
 
 
-def _number(least: int, most: int) -> Callable[[str, Any], int]:
-    def read_number(name: str, value: Any) -> int:
-        return whole_number(name, value, least, most)
-
-    return read_number
-
-
 def _texts(what: str, is_valid: Callable[[str], object]) -> Callable[[str, Any], tuple[str, ...]]:
     def read_texts(name: str, value: Any) -> tuple[str, ...]:
         is_list = isinstance(value, list) and 0 < len(value) <= 50
@@ -187,14 +176,14 @@ def _subject(name: str, value: Any) -> str:
 
 MEMBERS: dict[str, Callable[[str, Any], Any]] = {
     "subject": _subject,
-    "expires_in": _number(LEAST_SECONDS, MOST_SECONDS),
-    "grants": _texts(f"{', '.join(sorted(USER_GRANTS))}", lambda text: text in USER_GRANTS),
-    "max_bytes": _number(1, MAX_NUMBER),
-    "max_files": _number(1, MAX_NUMBER),
+    "expires_in": partial(whole_number, least=LEAST_SECONDS, most=MOST_SECONDS),
+    "grants": _texts(", ".join(sorted(USER_GRANTS)), lambda text: text in USER_GRANTS),
+    "max_bytes": partial(whole_number, least=1, most=MAX_NUMBER),
+    "max_files": partial(whole_number, least=1, most=MAX_NUMBER),
     "content_types": _texts("media types such as image/*", TYPE_PATTERN.fullmatch),
     "modes": _texts(", ".join(Mode), lambda text: text in list(Mode)),
     "process": _texts("names of presets", PRESET.fullmatch),
     "metadata": lambda name, value: metadata.check(value),
-    "file_expires_in": _number(1, LONGEST_LIFE_SECONDS),
+    "file_expires_in": partial(whole_number, least=1, most=LONGEST_LIFE_SECONDS),
 }
 """The members of a token request, and what reads each."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from core import strict_json
 from core.errors import InvalidMetadata
 
 Metadata = Mapping[str, str]
@@ -26,8 +27,10 @@ def read(text: str) -> dict[str, str]:
     if len(text.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
         raise InvalidMetadata(f"metadata must not exceed {MAX_BYTES} bytes.")
     try:
-        found = json.loads(text, object_pairs_hook=_without_repetition)
-    except (ValueError, RecursionError):
+        found = strict_json.loads(text)
+    except strict_json.RepeatedName:
+        raise InvalidMetadata("metadata must not have a name twice.") from None
+    except ValueError:
         raise InvalidMetadata("metadata must be a JSON object.") from None
     return check(found)
 
@@ -85,13 +88,6 @@ def load(text: str | None) -> dict[str, str]:
 def digest(name: str, value: str) -> str:
     """Return what an index holds of one name and its value, which may be too long for an index."""
     return hashlib.sha256(f"{name}\0{value}".encode()).hexdigest()[:32]
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise InvalidMetadata("metadata must not have a name twice.")
-    return found
 
 
 def _is_unicode(text: str) -> bool:

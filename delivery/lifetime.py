@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,8 +13,6 @@ from core.database import utcnow
 from core.services import services
 from models import File, UploadStatus
 from storage import file_queries, spools
-
-log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 50  # a lock of milliseconds
 TURN_SECONDS = 5.0  # then the other housekeeping has its turn

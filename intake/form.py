@@ -13,7 +13,7 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import get_input_stream
 
 from config import MIB, Config
-from core.errors import EncodedUpload, InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
+from core.errors import InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
 from file import check_name, media_type, rename_file
 from intake import chunked_forms, options
 from intake.digests import Digests
@@ -21,6 +21,7 @@ from intake.form_parser import Event, FormParser
 from intake.options import UploadOptions
 from intake.sniff import FirstBytes, refused_type
 from storage.incoming import Incoming
+from web.json_body import refuse_encoding
 
 FIELD = "file"
 CHUNK_BYTES = 1 * MIB
@@ -226,8 +227,7 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
     """Parse the body as it arrives, and check that it is complete."""
     if request.mimetype != "multipart/form-data":
         raise UnsupportedUpload("Send the file as multipart/form-data.")
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise EncodedUpload("The body must not be compressed; send it without Content-Encoding.")
+    refuse_encoding(request)
     chunked_forms.refuse_range(request.headers)
     chunked_forms.refuse_chunk(request.args)
     parser = FormParser(request.headers["Content-Type"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, exists, func, or_, select, tuple_
 from sqlalchemy.orm import aliased
 
 from core import metadata
@@ -79,10 +80,15 @@ def count_in_flight(connection: Connection, holders: Sequence[Mapping[str, str]]
     return connection.execute(_in_flight_of(names), {**values, "lost_before": spools.lost_before()}).one()
 
 
+def is_of(table: type[Any], columns: Iterable[str]) -> ColumnElement[bool]:
+    """Return the condition that rows have in these columns what the parameters of the same names say."""
+    return and_(*(getattr(table, column) == bindparam(column) for column in columns))
+
+
 @cache
 def _in_flight_of(holders: tuple[tuple[str, ...], ...]) -> Select[*tuple[int, ...]]:
     """Return the statement for holders with these names; building it takes as long as running it."""
-    owns = [and_(*(getattr(File, name) == bindparam(name) for name in names)) for names in holders]
+    owns = [is_of(File, names) for names in holders]
     counts = [func.count(case((is_its, 1))) for is_its in owns[1:]]
     has_host = File.spool_id.not_in(spools.lost_ids(bindparam("lost_before", type_=UtcDateTime)))
     return select(func.count(), *counts).where(owns[0], UNDELIVERED, has_host)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from flask import request
+from flask import Request, request
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import get_input_stream
 
+from core import strict_json
 from core.errors import EncodedUpload, InvalidBody, TooSlow, UnsupportedUpload, UploadTooLarge
 
 MAX_BODY_BYTES = 64 * 1024
@@ -29,11 +29,20 @@ def json_object(*media_types: str) -> dict[str, Any]:
     body = _read()
     if not body:
         return {}
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise EncodedUpload("The body must not be compressed; send it without Content-Encoding.")
+    refuse_encoding(request)
     if request.mimetype not in ("application/json", *media_types):
         raise UnsupportedUpload("Send the body as application/json.")
     return _object(body)
+
+
+def refuse_encoding(request: Request) -> None:
+    """Refuse a request whose body is compressed or otherwise encoded.
+
+    Raises:
+        EncodedUpload: it is.
+    """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise EncodedUpload("The body must not be compressed; send it without Content-Encoding.")
 
 
 def _read() -> bytes:
@@ -52,16 +61,11 @@ def _read() -> bytes:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body, object_pairs_hook=_without_repetition)
-    except (ValueError, RecursionError):
+        found = strict_json.loads(body)
+    except strict_json.RepeatedName:
+        raise InvalidBody("A JSON object must not have a name twice.") from None
+    except ValueError:
         raise InvalidBody("The body is not well-formed JSON.") from None
     if not isinstance(found, dict):
         raise InvalidBody("Send a JSON object.")
-    return found
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise InvalidBody("A JSON object must not have a name twice.")
     return found

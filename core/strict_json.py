@@ -1,0 +1,30 @@
+"""JSON from clients: what Python's parser lets pass or raises differently is a ValueError."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class RepeatedName(ValueError):
+    """An object has a name twice; which of the values counts, nobody could say (RFC 8259, section 4)."""
+
+
+def loads(text: str | bytes) -> Any:
+    """Decode JSON.
+
+    Raises:
+        RepeatedName: an object has a name twice.
+        ValueError: it is malformed, or nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RepeatedName
+    return found
