@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 DISPOSITION = "attachment"  # a browser must not run what somebody uploaded
+NO_CONTENT = 204
 NOT_FOUND = 404
 
 Part = dict[str, Any]  # CompletedPart, as boto3 wants it
@@ -119,9 +120,15 @@ class Requests:
         return _translated(chunks)
 
     def delete(self, key: str) -> None:
-        """Delete an object, which may be gone already."""
+        """Delete an object, which may be gone already.
+
+        Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html: the answer is 204. Another
+        proves nothing: some other server may have given it at this address.
+        """
         with translated_errors():
-            self.client.delete_object(Bucket=self.bucket, Key=key)
+            status = self.client.delete_object(Bucket=self.bucket, Key=key)["ResponseMetadata"]["HTTPStatusCode"]
+        if status != NO_CONTENT and self.head(key, with_checksum=False):
+            raise StoreError("S3 has not deleted the object.")
 
 
 def _translated(chunks: Iterator[bytes]) -> Iterator[bytes]:
