@@ -1,8 +1,14 @@
 FROM python:3.12-slim AS build
+# Which kinds of presets the image can make: "images tables", one of them, or none.
+ARG LANES=""
 WORKDIR /build
-COPY requirements.txt requirements-otel.txt constraints.txt ./
-RUN python -m venv --without-pip /venv \
-    && python -m pip --python /venv/bin/python install --no-cache-dir -r requirements.txt -r requirements-otel.txt -c constraints.txt
+COPY requirements.txt requirements-otel.txt requirements-images.txt requirements-tables.txt constraints.txt ./
+RUN set -- requirements.txt requirements-otel.txt \
+    && for lane in $LANES; do set -- "$@" "requirements-$lane.txt"; done \
+    && python -m venv --without-pip /venv \
+    && for file in "$@"; do \
+        python -m pip --python /venv/bin/python install --no-cache-dir -r "$file" -c constraints.txt || exit 1; \
+    done
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 ferryman && install -d -o ferryman -g ferryman -m 700 /spool
@@ -16,6 +22,7 @@ COPY access access
 COPY intake intake
 COPY delivery delivery
 COPY events events
+COPY processing processing
 COPY web web
 COPY openapi openapi
 COPY ops ops

@@ -75,17 +75,17 @@ REMAKE := $(if $(shell .venv/bin/python -c 'import pip; print("whole")' 2>/dev/n
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Ferryman needs Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 
-.venv/run: requirements.txt requirements-run.txt constraints.txt | .venv/bin/python
+.venv/run: requirements.txt requirements-run.txt requirements-images.txt requirements-tables.txt constraints.txt | .venv/bin/python
 	@echo "Installing what Ferryman needs into .venv ..." && $(PIP) -r requirements-run.txt && touch $@
 
-.venv/avatars: requirements.txt requirements-run.txt examples/avatars/requirements.txt constraints.txt | .venv/bin/python
+.venv/avatars: requirements.txt requirements-run.txt requirements-images.txt requirements-tables.txt examples/avatars/requirements.txt constraints.txt | .venv/bin/python
 	@echo "Installing what the example needs into .venv ..." && $(PIP) -r examples/avatars/requirements.txt && touch $@ .venv/run
 
-.venv/test: requirements.txt requirements-run.txt requirements-otel.txt requirements-test.txt constraints.txt | .venv/bin/python
+.venv/test: requirements.txt requirements-run.txt requirements-images.txt requirements-tables.txt requirements-otel.txt requirements-test.txt constraints.txt | .venv/bin/python
 	@echo "Installing what the tests need into .venv ..." && $(PIP) -r requirements-test.txt && touch $@ .venv/run
 
-.venv/load: requirements.txt requirements-run.txt requirements-test.txt requirements-load.txt constraints.txt | .venv/bin/python
+.venv/load: requirements.txt requirements-run.txt requirements-images.txt requirements-tables.txt requirements-test.txt requirements-load.txt constraints.txt | .venv/bin/python
 	@echo "Installing what the load needs into .venv ..." && $(PIP) -r requirements-load.txt && touch $@ .venv/test .venv/run
 
-.venv/bench: requirements.txt requirements-run.txt requirements-test.txt requirements-bench.txt constraints.txt | .venv/bin/python
+.venv/bench: requirements.txt requirements-run.txt requirements-images.txt requirements-tables.txt requirements-test.txt requirements-bench.txt constraints.txt | .venv/bin/python
 	@echo "Installing what the bench needs into .venv ..." && $(PIP) -r requirements-bench.txt && touch $@ .venv/run .venv/test

@@ -24,10 +24,12 @@ from events import streams, webhooks
 from events.bell import Bell
 from events.hub import Hub
 from events.webhook_sender import SENDERS
-from intake import upload_help
+from intake import derive, upload_help
 from models import Mode
 from openapi import document as openapi_document
 from ops import cli, health, scrape
+from processing import derivatives, presets
+from processing.slots import Slots
 from storage.spool import Spool
 from storage.store import Store
 from web import content, cors, edits, links, listing, pages, security_headers, tokens
@@ -67,9 +69,23 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     auth.init_app(app)
     throttle.init_app(app)
     event_log.init_app(app)
+    derivatives.init_app(app)
     webhooks.init_app(app)
     health.init_app(app)
-    for view in (pages, upload_help, routes, listing, content, edits, links, tokens, streams, health, scrape):
+    for view in (
+        pages,
+        upload_help,
+        routes,
+        derive,
+        listing,
+        content,
+        edits,
+        links,
+        tokens,
+        streams,
+        health,
+        scrape,
+    ):
         app.register_blueprint(view.bp)
     openapi_document.init_app(app)
     cli.init_app(app)
@@ -91,5 +107,7 @@ def _parts(app: Flask, config: Config) -> Services:
         team_tokens=TeamTokens(config) if config.takes_team_tokens else None,
         bell=bell,
         hub=Hub(bell),
+        presets=presets.load(config.PRESETS_FILE),
+        slots=Slots(app, config.PROCESS_SLOTS),
         scanner=Scanner(config.CLAMD_ADDRESS, config.CLAMD_MAX_BYTES) if config.CLAMD_ADDRESS else None,
     )

@@ -134,6 +134,15 @@ class Config:
     ERROR_RETENTION_SECONDS: int = _at_least(0, 7 * 24 * 3600)
     FILE_TTL_SECONDS: int = _at_least(0, 0)
     ROW_RETENTION_SECONDS: int = _at_least(0, 0)
+    PRESETS_FILE: str = ""
+    PROCESS_SLOTS: int = _at_least(0, 1)
+    PROCESS_MEMORY_BYTES: int = _at_least(256 * MIB, 1536 * MIB)
+    PROCESS_SECONDS: int = _at_least(1, 600)
+    IMAGE_MAX_PIXELS: int = _at_least(1, 100_000_000)
+    TABLE_MAX_BYTES: int = _at_least(1, 1024 * MIB)
+    TABLE_MAX_UNPACKED_BYTES: int = _at_least(1, 2048 * MIB)
+    TABLE_MAX_CELLS: int = _at_least(1, 200_000_000)
+    TABLE_MAX_REJECTED_PERCENT: int = field(default=10, metadata={"minimum": 0, "maximum": 100})
     PROMETHEUS_MULTIPROC_DIR: str = ""
     LOG_FORMAT: str = field(default="json", metadata={"choices": LOG_FORMATS})
     LOG_LEVEL: str = field(default="info", metadata={"choices": LOG_LEVELS})

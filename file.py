@@ -32,7 +32,13 @@ MAX_CONTENT_TYPE = 255
 # A part costs a request and a second read for its checksum, so only large files have parts.
 ONE_REQUEST_BYTES = 128 * MIB
 BESIDE_BYTES = 1 * MIB
-KEY = re.compile(r"\d{14}--.{1,100}-[0-9a-f]{16}\..{1,16}", re.ASCII)
+STEM = r"\d{14}--.{1,100}-[0-9a-f]{16}"
+KEY = re.compile(
+    rf"{STEM}\..{{1,16}}|derived/{STEM}/[a-z0-9_-]{{1,32}}-[0-9a-f]{{8}}\.[a-z.]{{1,16}}"
+    r"|lake/[a-z0-9_]{1,140}/ingest_date=\d{4}-\d\d-\d\d/part-[0-9a-f]{32}\.parquet",
+    re.ASCII,
+)
+"""Of originals, of what is made of them, and of the parts of tables."""
 TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 MEDIA_TYPE = re.compile(
     rf'{TOKEN}/{TOKEN}[ \t]*(?:;[ \t]*(?:{TOKEN}=(?:{TOKEN}|"[ !#-\[\]-~]*")[ \t]*)?)*', re.ASCII
@@ -97,7 +103,7 @@ def _last_part(filename: str) -> str:
 
 
 def is_own_key(key: str) -> bool:
-    """Returns True if `rename_file` could have made the key."""
+    """Returns True if the service could have made the key."""
     return KEY.fullmatch(key) is not None
 
 

@@ -60,7 +60,11 @@ class logger_class(Logger):  # type: ignore[misc]  # noqa: N801
 def post_worker_init(worker: Any) -> None:
     """Start the sweep and the webhooks with the process, so that work of an earlier process resumes at once."""
     gc.freeze()  # what is loaded stays; to look through it again and again stops all requests for 0.1 s each time
-    worker.parts = [Sender(worker.app.callable), Sweeper(worker.app.callable)]
+    worker.parts = [
+        Sender(worker.app.callable),
+        worker.app.callable.extensions["ferryman"].slots,
+        Sweeper(worker.app.callable),
+    ]
     for part in worker.parts:
         part.start()
     worker.patience = ours.CLIENT_PATIENCE_SECONDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,19 +21,20 @@ from sqlalchemy import (
     String,
     Text,
     TextClause,
-    Update,
     and_,
     bindparam,
     case,
     delete,
     func,
     insert,
+    not_,
     or_,
     select,
     text,
     update,
 )
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from core import metadata
 from core.database import UtcDateTime, db, transaction, utcnow
@@ -49,6 +50,9 @@ _signals = Namespace()
 
 file_changed = _signals.signal("file-changed")
 """A file is new, or has another status (`kind` STATUS), or more of it was sent (`kind` PROGRESS)."""
+
+file_completed = _signals.signal("file-completed")
+"""A file that asks for processing has become COMPLETE; sent before `file_ended`."""
 
 file_ended = _signals.signal("file-ended")
 """A file has become COMPLETE or ERROR."""
@@ -87,6 +91,9 @@ UNDELIVERED = text("upload_status IN ('PENDING', 'PROCESSING')")
 ERASED = text("erased_at IS NOT NULL")
 EXPIRES = text("expires_at IS NOT NULL AND erased_at IS NULL")
 OF_USER = text("subject IS NOT NULL")
+ORIGINAL = text("parent_id IS NULL")
+DERIVED = text("parent_id IS NOT NULL AND erased_at IS NULL")
+UNMADE = text("parent_id IS NOT NULL AND made_at IS NULL AND upload_status IN ('PENDING', 'PROCESSING')")
 UNDELIVERED_OF_USER = text("subject IS NOT NULL AND upload_status IN ('PENDING', 'PROCESSING')")
 
 
@@ -148,6 +155,17 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         Index("ix_files_expires_at", "expires_at", postgresql_where=EXPIRES, sqlite_where=EXPIRES),
         Index("ix_files_upload_status_created_at", "upload_status", "created_at", "id"),
         Index("ix_files_erased_at", "erased_at", postgresql_where=ERASED, sqlite_where=ERASED),
+        Index("ix_files_unmade", "spool_id", "due_at", postgresql_where=UNMADE, sqlite_where=UNMADE),
+        Index(
+            "ix_files_parent_id",
+            "parent_id",
+            "recipe_digest",
+            "output",
+            "sheet_no",
+            unique=True,
+            postgresql_where=DERIVED,
+            sqlite_where=DERIVED,
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -180,6 +198,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     erased_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    process: Mapped[str | None] = mapped_column(Text)
+    parent_id: Mapped[str | None] = mapped_column(String(32))
+    recipe: Mapped[str | None] = mapped_column(Text)
+    recipe_digest: Mapped[str | None] = mapped_column(String(16))
+    output: Mapped[str | None] = mapped_column(String(16))
+    sheet_no: Mapped[int | None] = mapped_column()
+    made_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    summary: Mapped[str | None] = mapped_column(Text)
 
     @classmethod
     def draft(cls, name: str, **values: Any) -> FileRow:
@@ -215,7 +241,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             return cast(FileRow | None, connection.execute(*own).first())
 
     @classmethod
-    def claim(cls, file_id: str, run_id: str, lease_seconds: float, spool_id: str | None = None) -> FileRow | None:
+    def claim(
+        cls,
+        file_id: str,
+        run_id: str,
+        lease_seconds: float,
+        spool_id: str | None = None,
+        to_make: bool = False,
+    ) -> FileRow | None:
         """Claim the row for one run, if it is PENDING, or PROCESSING with an expired lease.
 
         Args:
@@ -223,6 +256,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             run_id: a name that is new for every run.
             lease_seconds: how long the run may stay silent.
             spool_id: the spool in which the bytes must be; None for a run that brings them itself.
+            to_make: whether the run makes a derivative that has no bytes yet; only such a run can claim one.
 
         Returns:
             The claimed row, or None if another run has it, or there is nothing left to do.
@@ -237,7 +271,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             "until": now + timedelta(seconds=lease_seconds),
         }
         with transaction() as connection:
-            claimed = connection.execute(_CLAIM, claim).first()
+            claimed = connection.execute(_CLAIM_TO_MAKE if to_make else _CLAIM, claim).first()
             if claimed:
                 _send(file_changed, connection, file_id, kind=STATUS)
             return cast(FileRow | None, claimed)
@@ -254,6 +288,57 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     def complete(cls, file_id: str, run_id: str, url: str, sha256: str | None) -> bool:
         """PROCESSING -> COMPLETE, with the SHA-256 if known. Returns False if the run has lost its lease."""
         return cls._end(_COMPLETE, of_file=file_id, run=run_id, to_url=url, to_sha256=sha256, now=utcnow())
+
+    @classmethod
+    def made(
+        cls,
+        file_id: str,
+        run_id: str,
+        values: Mapping[str, Mapping[str, Any]],
+        further: Sequence[FileRow],
+        error: str | None = None,
+    ) -> Collection[str] | None:
+        """Record what a run has made of an original, in one transaction; the rows wait for their delivery.
+
+        Args:
+            file_id: the derivative that the run has claimed; it stays the run's.
+            run_id: the run.
+            values: the columns of what was made, by the ids of the derivatives; those of others only as far as
+                they are PENDING and not made yet.
+            further: new rows of what was made besides.
+            error: what was wrong with it, which ends the claimed derivative.
+
+        Returns:
+            The ids of the derivatives that have their bytes now; None if the run has lost its lease.
+        """
+        now, taken = utcnow(), {row.id for row in further}
+        with transaction() as connection:
+            for one, columns in {file_id: {}, **values}.items():
+                waits = [cls.upload_status == UploadStatus.PENDING, cls.made_at.is_(None)]
+                own, due = (cls._held_by(run_id), {}) if one == file_id else (waits, {"due_at": now})
+                made = {"made_at": now, **due} if columns else {}
+                fill = update(cls).where(cls.id == one, *own).values(updated_at=now, **columns, **made)
+                if connection.execute(fill).rowcount == 1:
+                    taken |= {one} if columns else set()
+                elif one == file_id:
+                    return None
+            for row in further:
+                cls.insert(connection, row)
+            if error:
+                cls._end_in(connection, _FAIL, of_file=file_id, run=run_id, reason=error)
+            return taken
+
+    @classmethod
+    def unmake(cls, file_id: str, run_id: str) -> bool:
+        """PROCESSING -> PENDING, to be made again: its bytes are lost. Returns False if the lease is lost."""
+        return cls._move(
+            file_id,
+            cls._held_by(run_id),
+            upload_status=UploadStatus.PENDING,
+            made_at=None,
+            lease_owner=None,
+            due_at=utcnow(),
+        )
 
     @classmethod
     def digested(cls, file_id: str, sha256: str | None) -> bool:
@@ -279,13 +364,20 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         )
 
     @classmethod
-    def put_forward(cls, file_id: str) -> bool:
-        """Make a PENDING row due now, because its hand-off failed."""
-        return cls._move(file_id, [cls.upload_status == UploadStatus.PENDING], None, due_at=utcnow())
+    def put_forward(cls, file_id: str, delay_seconds: float = 0) -> bool:
+        """Make a PENDING row due now, because its hand-off failed; or after a delay, because another has it."""
+        due_at = utcnow() + timedelta(seconds=delay_seconds)
+        return cls._move(file_id, [cls.upload_status == UploadStatus.PENDING], None, due_at=due_at)
 
     @classmethod
-    def retry(cls, file_id: str, window_seconds: float) -> bool:
-        """ERROR -> PENDING, as if the file were new. Returns False if the row is not in ERROR."""
+    def retry(cls, file_id: str, window_seconds: float, make: bool = False) -> bool:
+        """ERROR -> PENDING, as if the file were new. Returns False if the row is not in ERROR.
+
+        Args:
+            file_id: the row.
+            window_seconds: for how long its delivery is tried.
+            make: whether the bytes must be made again first.
+        """
         now = utcnow()
         return cls._move(
             file_id,
@@ -295,6 +387,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             attempts=0,
             due_at=now,
             retry_until=now + timedelta(seconds=window_seconds),
+            **({"made_at": None} if make else {}),
         )
 
     @classmethod
@@ -329,20 +422,30 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 
     @classmethod
     def _hide(cls, file_id: str, where: ColumnElement[bool], error: str, *signals: NamedSignal) -> bool:
+        """Hide a row and all that was derived from it."""
         now = utcnow()
         is_running = cls.upload_status == UploadStatus.PROCESSING
-        return cls._move(
-            file_id,
-            [where, cls.erased_at.is_(None)],
-            STATUS,
-            *signals,
-            # What a run is sending now may still arrive until its lease is over.
-            due_at=case((is_running, cls.due_at), else_=now),
-            upload_status=UploadStatus.ERROR,
-            error=error,
-            lease_owner=None,
-            erased_at=now,
+        its = select(File.id).where(File.id == file_id, where, File.erased_at.is_(None))
+        hide = (
+            update(cls)
+            .where(or_(cls.id == file_id, cls.parent_id == file_id), cls.erased_at.is_(None), its.exists())
+            .values(
+                # What a run is sending now may still arrive until its lease is over.
+                due_at=case((is_running, cls.due_at), else_=now),
+                upload_status=UploadStatus.ERROR,
+                error=error,
+                lease_owner=None,
+                erased_at=now,
+            )
+            .returning(cls.id)
         )
+        with transaction() as connection:
+            hidden = connection.scalars(hide).all()
+            for one in hidden:
+                _send(file_changed, connection, one, kind=STATUS)
+                for signal in signals:
+                    _send(signal, connection, one)
+            return file_id in hidden
 
     @classmethod
     def remove(cls, file_ids: Collection[str], where: ColumnElement[bool] | TextClause = ERASED) -> None:
@@ -373,13 +476,22 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             return moved
 
     @classmethod
-    def _end(cls, move: Update, of_file: str, **values: Any) -> bool:
+    def _end(cls, move: ReturningUpdate[*tuple[Any, ...]], of_file: str, **values: Any) -> bool:
         with transaction() as connection:
-            ended = connection.execute(move, {"of_file": of_file, **values}).rowcount == 1
-            if ended:
-                _send(file_changed, connection, of_file, kind=STATUS)
-                _send(file_ended, connection, of_file)
-            return ended
+            return cls._end_in(connection, move, of_file=of_file, **values)
+
+    @classmethod
+    def _end_in(
+        cls, connection: Connection, move: ReturningUpdate[*tuple[Any, ...]], of_file: str, **values: Any
+    ) -> bool:
+        ended = connection.execute(move, {"of_file": of_file, **values}).first()
+        if ended is None:
+            return False
+        if ended.process and ended.upload_status == UploadStatus.COMPLETE:
+            _send(file_completed, connection, of_file)
+        _send(file_changed, connection, of_file, kind=STATUS)
+        _send(file_ended, connection, of_file)
+        return True
 
 
 def _send(signal: NamedSignal, connection: Connection, file_id: str, **facts: Any) -> None:
@@ -411,7 +523,9 @@ _USERS_BY_ID = _OWN_BY_ID.where(File.subject == bindparam("subject"))
 _INSERT = insert(File.__table__)
 _NO_VALUES = dict.fromkeys(column.key for column in File.__table__.columns)
 _LEASE_IS_OVER = and_(File.upload_status == UploadStatus.PROCESSING, _is_due(bindparam("now"), bindparam("far")))
-_CLAIM = (
+IS_READY = or_(File.parent_id.is_(None), File.made_at.is_not(None))
+"""The row has bytes to deliver; a derivative first has to be made."""
+_CLAIM_ANY = (
     update(File)
     .where(
         File.id == bindparam("of_file"),
@@ -427,6 +541,7 @@ _CLAIM = (
     )
     .returning(File)
 )
+_CLAIM, _CLAIM_TO_MAKE = _CLAIM_ANY.where(IS_READY), _CLAIM_ANY.where(not_(IS_READY))
 _ENDING = (
     update(File)
     .where(
@@ -434,6 +549,7 @@ _ENDING = (
         *File._held_by(bindparam("run")),
     )
     .values(lease_owner=None)
+    .returning(File.process, File.upload_status)
 )
 _FAIL = _ENDING.values(upload_status=UploadStatus.ERROR, error=bindparam("reason"))
 _COMPLETE = _ENDING.values(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, url_for
 from werkzeug.exceptions import NotFound
@@ -86,10 +87,11 @@ def file_status(file_id: str) -> BaseResponse:
       responses: {200: Status, 304: NotModified, 404: NotFound}
     """
     row, seconds = own_file(file_id), preferred_wait()
-    response = _status(row)
+    shown = file_json(row)
+    response = _status(shown)
     is_known = not request.if_none_match or request.if_none_match.contains(response.get_etag()[0] or "")
     if seconds and is_known:
-        response = _status(changed(row, seconds))
+        response = _status(changed(row, shown, seconds))
     if seconds:
         response.headers["Preference-Applied"] = f"wait={seconds}"
     return response.make_conditional(request)
@@ -125,17 +127,20 @@ def retry(file_id: str) -> Response:
     ferry = services()
     row = own_file(file_id)
     is_here = row.spool_id == ferry.spool.id  # else the host that has the bytes finds the row due
-    if not ferry.spool.has(file_id) if is_here else not spools.is_alive(row.spool_id):
+    is_lost = not ferry.spool.has(file_id) if is_here else not spools.is_alive(row.spool_id)
+    if is_lost and not row.parent_id:
         raise Conflict("The file's bytes are no longer available.", file_id)
-    if not File.retry(file_id, ferry.config.RETRY_WINDOW_SECONDS):
+    if not File.retry(file_id, ferry.config.RETRY_WINDOW_SECONDS, make=is_lost):
         raise Conflict("Only a file in ERROR can be retried.", file_id)
-    if is_here:
+    if is_lost and row.parent_id:
+        ferry.slots.hand_off(row.parent_id)
+    elif is_here:
         submit(file_id)
     return _answer(own_file(file_id), HTTPStatus.ACCEPTED)
 
 
-def _status(row: FileRow) -> Response:
-    response = jsonify(file_json(row))
+def _status(shown: dict[str, Any]) -> Response:
+    response = jsonify(shown)
     response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag()
     return response

@@ -17,6 +17,8 @@ from delivery.deliver import deliver, take_digest
 from delivery.queue import spool_queue
 from delivery.submit import submit_once_answered
 from models import File, Mode
+from processing import slots
+from processing.make import make
 from storage.incoming import Incoming
 from storage.parts import PartsUpload
 
@@ -116,6 +118,16 @@ class CeleryRun(Run):
 
 
 RUNS: dict[Mode, type[Run]] = {Mode.NORMAL: InlineRun, Mode.ASYNC: ThreadRun, Mode.CELERY: CeleryRun}
+
+
+@shared_task(name=slots.TASK)
+def process_task(file_id: str) -> None:
+    """Make a derivative in a Celery worker.
+
+    Args:
+        file_id: the derivative's row.
+    """
+    make(file_id)
 
 
 @shared_task(name="upload_task")

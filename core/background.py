@@ -37,14 +37,25 @@ class Loop:
         name: names the loop in logs and metrics; loops that share their work may share it.
         work: one turn; returns True if more work is waiting.
         pause_seconds: between two turns when no more is waiting.
+        wake: ends a pause when it is set; loops may share it.
+        patience_seconds: without a completed turn for so long, it no longer does its work.
     """
 
-    def __init__(self, app: Flask, name: str, work: Callable[[], bool], pause_seconds: float) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        name: str,
+        work: Callable[[], bool],
+        pause_seconds: float,
+        wake: threading.Event | None = None,
+        patience_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self.name = name
+        self.patience_seconds = patience_seconds
         self._app = app
         self._work = work
         self._pause_seconds = pause_seconds
-        self._stopping = threading.Event()
+        self._stopping, self._wake = threading.Event(), wake or threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._last_turn = time.monotonic()
         self._last_failure = ""
@@ -63,6 +74,7 @@ class Loop:
     def stop(self, wait_seconds: float = 0) -> None:
         """Begin no more turns, and wait up to so many seconds for the running one."""
         self._stopping.set()
+        self._wake.set()
         if wait_seconds and self._thread.is_alive():
             self._thread.join(wait_seconds)
 
@@ -77,7 +89,9 @@ class Loop:
                 pause = max(FAILURE_SECONDS, self._pause_seconds)
                 with suppress(BaseException):
                     self._failed(error)
-            self._stopping.wait(pause)
+            if not self._stopping.is_set():
+                self._wake.wait(pause)
+            self._wake.clear()
 
     def _succeeded(self) -> None:
         self._last_turn = time.monotonic()
@@ -107,9 +121,9 @@ def check() -> None:
     Raises:
         Silent: one does not.
     """
-    silent = [name for name, seconds in silent_seconds().items() if seconds > SILENCE_SECONDS]
-    if silent:
-        raise Silent(f"no completed turn for {SILENCE_SECONDS:.0f} s: {', '.join(silent)}")
+    loops = _loops_of(current_app)
+    if silent := {loop.name for loop in list(loops) if loop.silent_seconds > loop.patience_seconds}:
+        raise Silent(f"no completed turn for too long: {', '.join(sorted(silent))}")
 
 
 def silent_seconds() -> dict[str, float]:

@@ -189,6 +189,20 @@ class BytesLost(UploadError):
     """The accepted bytes are lost; no retry brings them back."""
 
 
+class Unprocessable(UploadError):
+    """Nothing can be made of the file, for a reason in it."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class ProcessorDied(UploadError):
+    """The process that works on a file died, or had to be ended; a second attempt may succeed."""
+
+
+class ProofFailed(UploadError):
+    """What was made of a file is not proven to be what is in it, so it is not kept."""
+
+
 class Infected(UploadError):
     """The virus scanner has found something in the file."""
 

@@ -58,3 +58,18 @@ class FileRow(Protocol):
     """When the file shall be deleted; None for never."""
     erased_at: datetime | None
     """When the owner deleted the file, or it expired. Nobody sees the row any more; the sweep removes it."""
+    process: str | None
+    """The recipes for its processing, as JSON; None without any."""
+    parent_id: str | None
+    """The original that a derivative was made from; None for an original."""
+    recipe: str | None
+    """A derivative's own recipe, as JSON."""
+    recipe_digest: str | None
+    output: str | None
+    """Which output of its recipe a derivative is: `variant`, `part`, `rejected`, `report`."""
+    sheet_no: int | None
+    """Which sheet of a workbook a derivative is of; 0 for the first or only one."""
+    made_at: datetime | None
+    """When a derivative's bytes were made; None before."""
+    summary: str | None
+    """What a derivative's making has found, as JSON."""

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flask import Flask, current_app
-from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400)
-LOOPS = ("sweep", "clean", "webhooks", "events")
+LOOPS = ("sweep", "clean", "webhooks", "events", "process")
+OUTCOMES = ("made", "unprocessable", "died", "proof_failed")
 
 
 class Metrics:
@@ -23,6 +24,7 @@ class Metrics:
 
     def __init__(self, modes: Iterable[str]) -> None:
         self.registry = registry = CollectorRegistry()
+        self._most_memory: dict[str, int] = {}
         self.uploads = Counter("ferryman_uploads", "Files accepted.", ["mode"], registry=registry)
         self.bytes = Counter("ferryman_upload_bytes", "Bytes of files accepted.", ["mode"], registry=registry)
         self.accept = Histogram(
@@ -59,6 +61,26 @@ class Metrics:
             registry=registry,
         )
 
+        self.processing = Counter(
+            "ferryman_processed",
+            "Runs that made derivatives, or failed to.",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        self.processing_cpu = Histogram(
+            "ferryman_processing_cpu_seconds",
+            "Computing of one child process that made derivatives.",
+            ["kind"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.processing_memory = Gauge(
+            "ferryman_processing_memory_bytes",
+            "The most memory that a child process has used.",
+            ["kind"],
+            multiprocess_mode="max",
+            registry=registry,
+        )
         for loop in LOOPS:
             self.loop_failures.labels(loop)
         for mode in modes:  # from the start, since a rate needs the 0 before the first 1
@@ -70,6 +92,15 @@ class Metrics:
         self.uploads.labels(mode).inc()
         self.bytes.labels(mode).inc(size)
         self.accept.labels(mode).observe(seconds)
+
+    def processed(self, kind: str, outcome: str, cpu_seconds: float = 0, memory_bytes: int = 0) -> None:
+        """Count a run of a lane: one of OUTCOMES, and what its child has used."""
+        self.processing.labels(kind, outcome).inc()
+        if cpu_seconds:
+            self.processing_cpu.labels(kind).observe(cpu_seconds)
+            if memory_bytes > self._most_memory.get(kind, 0):
+                self._most_memory[kind] = memory_bytes
+                self.processing_memory.labels(kind).set(memory_bytes)
 
     def failed(self, cause: str) -> None:
         """Count an error by its cause: the name of its class, `Database` or `Unexpected`."""

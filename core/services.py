@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from delivery.scanner import Scanner
     from events.bell import Bell
     from events.hub import Hub
+    from processing.presets import Presets
+    from processing.slots import Slots
     from storage.spool import Spool
     from storage.store import Store
 
@@ -39,6 +41,8 @@ class Services:
     """Checks the team's own JWTs; None where they are no credentials."""
     bell: Bell
     hub: Hub
+    presets: Presets
+    slots: Slots
     scanner: Scanner | None
     """The virus scanner that must pass a file before its delivery; None without one."""
     room_looks: Every = field(default_factory=lambda: Every(ROOM_LOOK_SECONDS))

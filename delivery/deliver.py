@@ -17,13 +17,14 @@ from core.services import services
 from delivery.lease import Heartbeat, LeaseLost
 from file import Uploaded, adopt_file, digest_file, upload_file
 from models import File, UploadStatus
-from storage import bucket, spools
+from storage import bucket, file_queries, spools
 from storage.parts import PartsUpload
 from storage.s3.requests import ObjectInfo
 
 log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS = 60.0
+MAKE_ATTEMPTS = 5  # of a derivative whose bytes are lost again and again
 Source: TypeAlias = str | PartsUpload | None
 SPOOL_GONE = "The spool is unavailable; try again later."
 UNEXPECTED = "The delivery failed unexpectedly."
@@ -52,12 +53,18 @@ def _deliver(file_id: str, stream: Source, retry: bool) -> UploadError | None:
     if row is None:
         log.info("file %s needs no delivery by this run", file_id)
         return None
-    ferry.leases[file_id] = run_id
+    return deliver_claimed(row, run_id, stream, retry)
+
+
+def deliver_claimed(row: FileRow, run_id: str, stream: Source = None, retry: bool = True) -> UploadError | None:
+    """Deliver a file that a run has claimed; else as `deliver`."""
+    ferry = services()
+    ferry.leases[row.id] = run_id
     try:
         with metrics().run.labels(row.mode).time():
             return _run(row, run_id, stream, retry)
     finally:
-        ferry.leases.pop(file_id, None)
+        ferry.leases.pop(row.id, None)
         ferry.bell.ring()
 
 
@@ -84,7 +91,10 @@ def _settle_failure(row: FileRow, run_id: str, error: UploadError, retry: bool) 
     log.warning("file %s was not delivered: %s", row.id, error.detail)
     if retry:  # else it is the answer to a request, and counted there
         metrics().failed(type(error).__name__)
-    if retry and isinstance(error, SpoolUnavailable):  # the host's trouble: the file waits however long it lasts
+    if row.parent_id and isinstance(error, BytesLost) and row.attempts < MAKE_ATTEMPTS:
+        settled = File.unmake(row.id, run_id)
+        services().slots.hand_off(row.parent_id)
+    elif retry and isinstance(error, SpoolUnavailable):  # the host's trouble: the file waits however long it lasts
         settled = File.give_back(row.id, run_id, backoff_seconds(row.attempts), error.detail)
     else:
         settled = _fail(row, run_id, error.detail, _attempts_for(error) if retry else 1, error.retry_after)
@@ -141,15 +151,24 @@ def _finish(row: FileRow, run_id: str, uploaded: Uploaded) -> None:
         _lost_lease(row)
         _delete_erased_object(row)
         return
-    metrics().delivery.labels(row.mode).observe((utcnow() - row.created_at).total_seconds())
+    if not row.parent_id:
+        metrics().delivery.labels(row.mode).observe((utcnow() - row.created_at).total_seconds())
+    if row.process:
+        services().slots.hand_off(row.id)
     if uploaded.sha256 or row.sha256:
-        services().spool.drop(row.id)
+        drop_bytes(row)
     if row.attempts > 1:
         # An earlier run may have died in mid-part; the row is COMPLETE, so nobody needs its parts.
         try:
             bucket.abort_all(services().store, row.key)
         except StoreError as error:
             log.warning("unfinished uploads of %s are left to reconcile: %s", row.key, error.detail)
+
+
+def drop_bytes(row: FileRow) -> None:
+    """Drop a delivered file's bytes from the spool, unless a derivative is still to be made of them."""
+    if not (row.process and file_queries.is_needed(row.id)):
+        services().spool.drop(row.id)
 
 
 def end_without_bytes(file_id: str) -> None:
@@ -181,7 +200,7 @@ def end_without_bytes(file_id: str) -> None:
 
 def take_digest(file_id: str) -> None:
     """Compute the SHA-256 of a file that was sent while it arrived, and drop its spooled bytes."""
-    ferry, row = services(), File.find(file_id)
+    row = File.find(file_id)
     if row is None or row.upload_status != UploadStatus.COMPLETE or row.sha256:
         return
     sha256 = None
@@ -192,7 +211,7 @@ def take_digest(file_id: str) -> None:
     except UploadError as error:
         log.warning("file %s has no digest: %s", file_id, error.detail)
     File.digested(file_id, sha256)
-    ferry.spool.drop(file_id)
+    drop_bytes(row)
 
 
 def _late_digest(file_id: str, info: ObjectInfo) -> str | None:

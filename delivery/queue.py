@@ -40,6 +40,11 @@ def spool_queue(spool_id: str) -> str:
     return f"{DEFAULT_QUEUE}.spool.{spool_id}"
 
 
+def process_queue(spool_id: str) -> str:
+    """Return the name of the queue for derivatives that are made where this spool is."""
+    return f"{DEFAULT_QUEUE}.process.{spool_id}"
+
+
 def make_celery(app: Flask, config: Config, spool_id: str) -> Celery:
     """Build the Celery app, whose tasks run in the context of a Flask app. It connects on first use.
 
@@ -62,7 +67,8 @@ def make_celery(app: Flask, config: Config, spool_id: str) -> Celery:
             with app.app_context(), logs.about(request_id=self.request.get("request_id")):
                 return self.run(*args, **kwargs)
 
-    queues = (DEFAULT_QUEUE, spool_queue(spool_id)) if spool_id else (DEFAULT_QUEUE,)
+    own = (spool_queue(spool_id), process_queue(spool_id)) if spool_id else ()
+    queues = (DEFAULT_QUEUE, *own)
     celery: Celery[Any] = Celery(
         "ferryman",
         broker=config.CELERY_BROKER_URL,

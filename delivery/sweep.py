@@ -9,7 +9,7 @@ from core.background import for_each
 from core.database import utcnow
 from core.services import services
 from delivery import failed_bytes
-from delivery.deliver import end_without_bytes, take_digest
+from delivery.deliver import drop_bytes, end_without_bytes, take_digest
 from delivery.submit import submit
 from models import UploadStatus
 from storage import file_queries, spools
@@ -44,7 +44,7 @@ def drop_spooled() -> None:
         if row.upload_status == UploadStatus.COMPLETE and row.sha256 is None:
             submit(row.id, take_digest)
         elif row.upload_status == UploadStatus.COMPLETE:
-            ferry.spool.drop(row.id)
+            drop_bytes(row)
         elif row.upload_status == UploadStatus.ERROR:
             failed.append(row)
             if row.updated_at < failed_before:

@@ -27,7 +27,7 @@ class Watcher:
 
     Args:
         principal: whose events.
-        file_id: only of this file.
+        file_id: only of this file, and of what is derived from it.
         after: the number of the last event it knows.
     """
 
@@ -41,7 +41,7 @@ class Watcher:
     def offer(self, event: EventRow) -> bool:
         """Queue the event if this watcher subscribes to it. Returns False if its queue is full."""
         is_own = event.owner == self._principal.owner and self._principal.subject in (None, event.subject)
-        is_of_concern = is_own and self._file_id in (None, event.file_id)
+        is_of_concern = is_own and self._file_id in (None, event.file_id, event.parent_id)
         if is_of_concern and event.id > self.after:
             try:
                 self._waiting.put_nowait(event)
@@ -110,7 +110,7 @@ class Hub:
         Args:
             app: the app in which the hub reads.
             principal: whose events.
-            file_id: only of this file.
+            file_id: only of this file, and of what is derived from it.
             after: the number of the last event that is known; by default the present one.
 
         Returns:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -34,10 +35,16 @@ class Event(db.Model):  # type: ignore[name-defined,misc]
     """One change of a file. Of two files' events, the one with the higher number may be committed first."""
 
     __tablename__ = "events"
-    __table_args__ = (Index("ix_events_file_id", "file_id", "id"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index("ix_events_file_id", "file_id", "id"),
+        Index("ix_events_parent_id", "parent_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     file_id: Mapped[str] = mapped_column(String(32))
+    parent_id: Mapped[str | None] = mapped_column(String(32))
+    """The original, of an event of a derivative."""
     owner: Mapped[str] = mapped_column(String(64))
     subject: Mapped[str | None] = mapped_column(String(255))
     kind: Mapped[str] = mapped_column(String(16))
@@ -52,6 +59,7 @@ class EventRow(Protocol):
 
     id: int
     file_id: str
+    parent_id: str | None
     owner: str
     subject: str | None
     kind: str
@@ -67,9 +75,9 @@ class EventRow(Protocol):
     user_metadata: str | None
 
 
-_COPIED = (File.id, File.owner, File.subject, File.upload_status, File.bytes_sent, File.error)
+_COPIED = (File.id, File.parent_id, File.owner, File.subject, File.upload_status, File.bytes_sent, File.error)
 _RECORD = insert(Event).from_select(
-    ["file_id", "owner", "subject", "upload_status", "bytes_sent", "error", "kind", "created_at"],
+    ["file_id", "parent_id", "owner", "subject", "upload_status", "bytes_sent", "error", "kind", "created_at"],
     select(
         *_COPIED,
         bindparam("kind", type_=String),
@@ -101,7 +109,7 @@ def read(
         after: the number after which to begin.
         up_to: the last number wanted.
         owner: only of this owner.
-        file_id: only of this file.
+        file_id: only of this file, and of what is derived from it.
         subject: only of this user of the owner.
     """
     statement = _READ.where(Event.id > after)
@@ -112,7 +120,7 @@ def read(
     if subject is not None:
         statement = statement.where(Event.subject == subject)
     if file_id is not None:
-        statement = statement.where(Event.file_id == file_id)
+        statement = statement.where(or_(Event.file_id == file_id, Event.parent_id == file_id))
     return list(_rows(statement.limit(BATCH)))
 
 

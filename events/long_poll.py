@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from contextlib import suppress
+from typing import Any
 
 from flask import request
 from werkzeug.http import parse_dict_header
@@ -15,7 +16,7 @@ from core.file_row import FileRow
 from core.services import services, this_app
 from events.hub import Closed
 from models import UploadStatus
-from web.representation import own_file
+from web.representation import file_json, is_being_processed, own_file
 
 LONGEST_WAIT_SECONDS = 60
 DIGEST_LOOK_SECONDS = 0.25
@@ -31,29 +32,30 @@ def preferred_wait() -> int:
     return min(int(seconds), LONGEST_WAIT_SECONDS) if NUMBER.fullmatch(seconds) else 0
 
 
-def changed(row: FileRow, seconds: int) -> FileRow:
+def changed(row: FileRow, shown: dict[str, Any], seconds: int) -> dict[str, Any]:
     """Wait until a file has changed; returns at once if too many clients are waiting.
 
     Of a COMPLETE file only the SHA-256 can change, from None. No event tells of that, so the row is read again.
 
     Args:
-        row: the file as the client knows it.
+        row: the file.
+        shown: the file as the client knows it.
         seconds: the longest wait.
 
     Returns:
-        The row as it is now.
+        The file as it is now.
 
     Raises:
         Unauthorized: the key was revoked, or the token has expired, meanwhile.
     """
     lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
-    if row.upload_status.is_final and not lacks_digest:
-        return row
+    if row.upload_status.is_final and not lacks_digest and not is_being_processed(row):
+        return shown
     pause = DIGEST_LOOK_SECONDS if lacks_digest else seconds
     ends_at, credential = time.monotonic() + seconds, auth.CredentialCheck()
     with suppress(Busy, Closed), services().hub.watching(this_app(), auth.principal(), row.id) as (watcher, _):
-        while own_file(row.id).updated_at == row.updated_at and time.monotonic() < ends_at:
+        while file_json(own_file(row.id)) == shown and time.monotonic() < ends_at:
             watcher.take(min(max(0.0, ends_at - time.monotonic()), credential.seconds_left(), pause))
             if credential.fails():
                 raise Unauthorized("The key was revoked, or the token has expired.")
-    return own_file(row.id)
+    return file_json(own_file(row.id))

@@ -23,8 +23,8 @@ from core.services import services, this_app
 from events import log as event_log
 from events.hub import Closed, Watcher
 from events.log import EventRow
-from models import STATUS, UploadStatus
-from web.representation import own_file
+from models import STATUS, File, UploadStatus
+from web.representation import is_being_processed, own_file
 
 bp = Blueprint("streams", __name__)
 
@@ -47,7 +47,7 @@ def file_events(file_id: str) -> Response:
     """
     row = own_file(file_id)
     last = _last_event_id()
-    if last is not None and row.upload_status.is_final and not event_log.read(last, file_id=file_id):
+    if last is not None and _is_over(row) and not event_log.read(last, file_id=file_id):
         return Response(status=HTTPStatus.NO_CONTENT)  # which tells a browser not to come again
     return _stream(row, last)
 
@@ -91,8 +91,14 @@ def _frames(watcher: Watcher, row: FileRow | None, missed: Iterator[EventRow]) -
         batch = [event for event in taken if event.id > last_sent]
         last_sent = batch[-1].id if batch else last_sent
         yield "".join(map(_frame, batch)) or ": alive\n\n"
-        if row and any(event.kind == STATUS and UploadStatus(event.upload_status).is_final for event in batch):
+        ended = any(event.kind == STATUS and UploadStatus(event.upload_status).is_final for event in batch)
+        if row and ended and _is_over(File.find(row.id)):
             return
+
+
+def _is_over(row: FileRow | None) -> bool:
+    """Returns True if nothing more happens to a file and to what is derived from it."""
+    return row is None or (row.upload_status.is_final and not is_being_processed(row))
 
 
 def _live(watcher: Watcher, credential: auth.CredentialCheck) -> Iterator[list[EventRow]]:

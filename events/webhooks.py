@@ -122,15 +122,29 @@ def _record(app: Flask, connection: Connection, file_id: str) -> None:
     Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
     row = connection.execute(select(File).where(File.id == file_id)).one()
+    if row.parent_id:
+        _record_processed(connection, row)
     lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
     due_at = row.completed_at + HELD if lacks_digest else row.updated_at
-    _write(connection, row, f"file.{row.upload_status.lower()}", file_json(row), due_at)
+    _write(connection, row, f"file.{row.upload_status.lower()}", file_json(row, connection), due_at)
+
+
+def _record_processed(connection: Connection, child: Row[Any]) -> None:
+    """Write the message of an original whose last derivative ends with this one."""
+    # Under its lock the last of several that end at once sees the others.
+    lock = update(File).where(File.id == child.parent_id, File.erased_at.is_(None))
+    if connection.execute(lock.values(updated_at=File.updated_at)).rowcount != 1:
+        return
+    parent = connection.execute(select(File).where(File.id == child.parent_id)).one()
+    data = file_json(parent, connection)
+    if data["derivatives_status"] in (UploadStatus.COMPLETE, UploadStatus.ERROR):
+        _write(connection, parent, "file.processed", data, utcnow())
 
 
 def _record_expired(app: Flask, connection: Connection, file_id: str) -> None:
     """Write the message of a file that has just been deleted because its time was over."""
     row = connection.execute(select(File).where(File.id == file_id)).one()
-    data = file_json(row)
+    data = file_json(row, connection)
     if row.completed_at:  # the row says by now that it is deleted; the message tells of the file
         data |= {"upload_status": UploadStatus.COMPLETE, "error": None}
     _write(connection, row, "file.expired", data, row.updated_at)
@@ -161,7 +175,7 @@ def _release(app: Flask, connection: Connection, file_id: str) -> None:
     if body is None:
         return
     if row.upload_status == UploadStatus.COMPLETE:
-        body = _json(json.loads(body) | {"data": file_json(row)})
+        body = _json(json.loads(body) | {"data": file_json(row, connection)})
     connection.execute(update(Webhook).where(*held).values(body=body, due_at=utcnow()))
 
 

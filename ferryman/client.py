@@ -65,6 +65,13 @@ class File(NamedTuple):
     subject: str | None
     metadata: dict[str, str] | None
     expires_at: str | None
+    process: list[str] | None
+    derivatives_status: str | None
+    derivatives: list[dict[str, Any]] | None
+    parent_id: str | None
+    preset: str | None
+    output: str | None
+    summary: dict[str, Any] | None
 
     @property
     def is_settled(self) -> bool:

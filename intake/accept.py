@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,8 @@ from intake.form import ReceivedFile, declared_length, read_form
 from intake.options import UploadOptions
 from intake.permit import check_options, check_upload, shortest
 from models import File, Mode, UploadStatus
+from processing import recipes
+from processing.recipes import Recipe
 from storage.incoming import Incoming
 from tasks import RUNS, Run
 from web.representation import own_file
@@ -107,7 +109,9 @@ class Acceptance:
             UploadError: the principal may not upload this.
         """
         types = (received.content_type, received.detected_type) if received.detected_type else None
-        check_upload(self.principal, self.mode, self.incoming.size, types)
+        check_upload(self.principal, self.mode, self.incoming.size, types, received.options)
+        if types:
+            recipes.choose(services().presets, received.options.process, *types)
         self.claim.renew()
         self.reservation.renew()
         self.run.arrived(self.incoming, received.key, received.content_type, chunk)
@@ -129,6 +133,7 @@ class Acceptance:
         options, types = received.options, (received.content_type, received.detected_type)
         check_upload(self.principal, self.mode, self.incoming.size, types, options)
         check_options(options, services().config)
+        wanted = recipes.choose(services().presets, options.process, *types)
         fingerprint = self._fingerprint(received)
         if earlier := self.claim.match(fingerprint):
             self.is_new = False
@@ -136,7 +141,7 @@ class Acceptance:
             self.run.give_up()
             return own_file(earlier)
         self.incoming.keep()
-        row = self._new_row(received)
+        row = self._new_row(received, wanted)
         with transaction() as connection:
             File.insert(connection, row)
             self.reservation.settle(connection, row.size)
@@ -148,9 +153,10 @@ class Acceptance:
         digest = received.digests.known("sha256") or ""
         asked = received.options
         more = [repr(sorted(asked.metadata.items())), str(asked.expires_in)] if asked != UploadOptions() else []
+        more += [repr(asked.process)] if asked.process else []
         return idempotency.fingerprint(self.mode, received.name, received.content_type, digest, *more)
 
-    def _new_row(self, received: ReceivedFile) -> FileRow:
+    def _new_row(self, received: ReceivedFile, wanted: Sequence[Recipe]) -> FileRow:
         now, config = utcnow(), services().config
         limits, asked = self.principal.limits, received.options
         words = metadata.check({**asked.metadata, **limits.metadata})
@@ -168,6 +174,7 @@ class Acceptance:
             crc64nvme=self.incoming.crc64nvme,
             sha256=received.digests.known("sha256"),
             user_metadata=metadata.dump(words) if words else None,
+            process=recipes.dump(wanted),
             expires_at=now + timedelta(seconds=seconds) if seconds else None,
             spool_id=services().spool.id,
             upload_status=UploadStatus.PENDING,

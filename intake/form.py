@@ -42,7 +42,7 @@ class ReceivedFile:
     detected_type: str = ""
     """The media type that its first bytes tell; empty until they are here."""
     options: UploadOptions = field(default_factory=UploadOptions)
-    """What the form asks for besides; known at its end."""
+    """What the form asks for besides: at first what stands before the file, at the form's end all."""
 
 
 def declared_length(request: Request, max_bytes: int) -> int:
@@ -117,6 +117,7 @@ class _Reader:
         if self._in_file:
             chunked_forms.refuse_chunk(self._others.texts())
             self._received = _begin_file(part, self._received, self._config, self._also_digest)
+            self._received.options = options.read(self._others.texts())
         else:
             self._others.begin(part)
 
@@ -163,7 +164,9 @@ class _OtherParts:
             holds_text = f"The field '{FIELD}' holds text, not a file."
             self.why_no_file = "The file has no name." if self._is_nameless else holds_text
         if part.name in options.FIELDS and part.name in self._contents:
-            raise InvalidUpload(f"Send the field '{part.name}' once.")
+            if part.name != options.REPEATABLE:
+                raise InvalidUpload(f"Send the field '{part.name}' once.")
+            self._contents[part.name] += b","
         if part.name in READ_FIELDS:
             self._contents.setdefault(part.name, bytearray())
 

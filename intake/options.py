@@ -6,15 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from access.tokens import LONGEST_LIFE_SECONDS, PRESET
+from access.tokens import LONGEST_LIFE_SECONDS
 from core import metadata
 from core.errors import InvalidUpload
 from intake import chunked_forms
+from processing import recipes
+from processing.recipes import Asked
 
 SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 MAX_VALUE_BYTES = metadata.MAX_TEXT_BYTES
 FIELDS = ("metadata", "expires_in", "process")
 """The form fields that are read besides the file."""
+REPEATABLE = "process"
+"""The one that may come several times, as if with commas between."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class UploadOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     expires_in: int = 0
     """Seconds after which the file shall be deleted; 0 if the client does not say."""
-    process: tuple[str, ...] = ()
-    """Names of presets."""
+    process: tuple[Asked, ...] = ()
+    """The presets that are asked for; none leaves it to the rules."""
 
 
 def read(fields: Mapping[str, str]) -> UploadOptions:
@@ -43,7 +47,7 @@ def read(fields: Mapping[str, str]) -> UploadOptions:
     return UploadOptions(
         metadata=metadata.read(words) if words.strip() else {},
         expires_in=_seconds(fields.get("expires_in", "").strip()),
-        process=_names(fields.get("process", "")),
+        process=recipes.read_asked(fields.get("process", "")),
     )
 
 
@@ -53,10 +57,3 @@ def _seconds(text: str) -> int:
     if not SECONDS.fullmatch(text) or not 1 <= int(text) <= LONGEST_LIFE_SECONDS:
         raise InvalidUpload(f"expires_in must be a number of seconds from 1 to {LONGEST_LIFE_SECONDS}.")
     return int(text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = [name for one in text.split(",") if (name := one.strip())]
-    if not all(map(PRESET.fullmatch, names)):
-        raise InvalidUpload("process must be names of presets, with commas between them.")
-    return tuple(dict.fromkeys(names))

@@ -7,6 +7,7 @@ from config import Config
 from core.errors import Forbidden, InvalidUpload, UnsupportedUpload, UploadTooLarge
 from intake.options import UploadOptions
 from intake.sniff import refused_type
+from processing.presets import NONE
 
 NO_OPTIONS = UploadOptions()
 
@@ -40,7 +41,8 @@ def check_upload(
         raise UploadTooLarge(f"With this token a file must not exceed {limits.max_bytes} bytes.")
     if types and (refused := refused_type(*types, limits.content_types, ())):
         raise UnsupportedUpload(f"With this token files of type {refused} are not accepted.")
-    if limits.process is not None and (beyond := set(options.process) - set(limits.process)):
+    asked = {one.preset for one in options.process} - {NONE}
+    if limits.process is not None and (beyond := asked - set(limits.process)):
         raise Forbidden(f"This token does not allow to process with {', '.join(sorted(beyond))}.")
     if limits.file_expires_in and options.expires_in > limits.file_expires_in:
         raise InvalidUpload(f"With this token expires_in must not exceed {limits.file_expires_in} seconds.")
@@ -56,8 +58,6 @@ def check_options(options: UploadOptions, config: Config) -> None:
     longest = config.FILE_TTL_SECONDS
     if longest and options.expires_in > longest:
         raise InvalidUpload(f"expires_in must not exceed {longest} seconds here.")
-    if options.process:
-        raise InvalidUpload(f"There is no preset {options.process[0]!r} here.")
 
 
 def shortest(*lifetimes: int) -> int:

@@ -117,6 +117,7 @@ LINKS: dict[str, Piece] = {
         "Events": ("watchFile", "The file's events."),
         "Content": ("getContent", "The file's bytes, once it is COMPLETE."),
         "Retry": ("retryFile", "Retry a file in ERROR."),
+        "Derivatives": ("addDerivatives", "Make more of the file, once it is COMPLETE."),
         "Delete": ("deleteFile", "Delete the file."),
     }.items()
 }
@@ -219,6 +220,13 @@ RESPONSES: dict[str, Piece] = {
     "Help": _page("How to upload a file here.", "Help"),
     "Token": _answer("The token. It is shown only now.", "Token", headers=("Cache-Control",)),
     "Link": _answer("The link.", "Link", headers=("Cache-Control",)),
+    "Known": _answer("All of this is made already, or on its way.", "File", COMPLETE, headers=("Location",)),
+    "Report": _answer(
+        "What the making of the table has found.",
+        {"type": "object", "description": "See docs/processing.md.", "additionalProperties": True},
+        {"records": {"in": 116, "out": 115, "rejected": 0, "blank": 1, "preamble": 0}},
+        headers=("Cache-Control",),
+    ),
     "Edited": _answer("The file as it is now.", "File", COMPLETE),
     "State": _answer("The state of all parts.", "State"),
     "Metrics": _named_type(
@@ -242,9 +250,19 @@ RESPONSES: dict[str, Piece] = {
         "The JSON in the body is malformed, or says what it must not.",
         "expires_in must be a whole number from 60 to 86400.",
     ),
+    "InvalidOptions": _problem(
+        _S.BAD_REQUEST,
+        "There is no such preset, or a hint of it is not valid.",
+        "There is no preset 'tumb' here; there are: thumb, orders.",
+    ),
+    "NotForm": _problem(
+        _S.UNSUPPORTED_MEDIA_TYPE,
+        "The body is not a form, or a preset does not take files of this type.",
+        "The preset thumb does not take files of type text/csv.",
+    ),
     "BodyTooLarge": _problem(
         _S.REQUEST_ENTITY_TOO_LARGE,
-        "The body is longer than 64 KiB.",
+        "The body is longer than 64 KiB, a form longer than 8 KiB.",
         "The request body must not exceed 65536 bytes.",
     ),
     "NotJson": _problem(_S.UNSUPPORTED_MEDIA_TYPE, "The body is not JSON.", "Send the body as application/json."),

@@ -104,6 +104,58 @@ FILE: Piece = {
     "metadata": METADATA,
     "expires_at": or_null(text("When the file will be deleted; null for never.", None, format="date-time")),
 }
+PROCESS = text(
+    "Names of presets, with commas between them or each in a field of its own; of a table perhaps with hints."
+    " `none` for nothing; without this field the operator's rules decide.",
+    "thumb,orders?delimiter=%3B&header=2",
+    pattern="^[ -~]*$",
+)
+SUMMARY: Piece = {
+    "type": ["object", "null"],
+    "description": "What the making has found: sizes of an image, records and columns of a table.",
+    "additionalProperties": True,
+    "examples": [None],
+}
+PRESET = text("The preset that it was made by.", "thumb")
+OUTPUT = text(
+    "What it is: an image's `variant`, a table's `part`, its `rejected` rows, the `report` of them.",
+    "variant",
+    enum=["variant", "part", "rejected", "report"],
+)
+DERIVATIVE: Piece = {
+    "id": or_null(text("The id of its own File; null until the original is COMPLETE.", FILE_ID)),
+    "preset": PRESET,
+    "output": OUTPUT,
+    "upload_status": FILE["upload_status"],
+    **{name: or_null(FILE[name]) for name in ("name", "key", "size", "content_type")},
+    "url": FILE["url"],
+    "error": or_null(text("The reason why it was not made, or is not in S3; else null.", None)),
+    "summary": SUMMARY,
+}
+STATUS_OF_ALL = text(
+    "The status of all derivatives together; null without any.",
+    None,
+    enum=[str(one) for one in UploadStatus],
+)
+FILE |= {
+    "process": {
+        "type": "array",
+        "description": "The presets that are made of the file.",
+        "items": {"type": "string"},
+        "examples": [[]],
+    },
+    "derivatives_status": or_null(STATUS_OF_ALL),
+    "derivatives": {
+        "type": "array",
+        "description": "What is made of the file.",
+        "items": "Derivative",
+        "examples": [[]],
+    },
+    "parent_id": or_null(text("The original that it was made of; null of an upload.", None)),
+    "preset": or_null({**PRESET, "examples": [None]}),
+    "output": or_null({**OUTPUT, "examples": [None]}),
+    "summary": SUMMARY,
+}
 EVENT: Piece = {
     **{
         name: FILE[name]
@@ -117,6 +169,7 @@ PARTS = (*ACCEPTING_PARTS, "bucket", "broker", "loops", "scanner")
 
 SCHEMAS: dict[str, Piece] = {
     "File": record("An upload and its status.", FILE),
+    "Derivative": record("Something that is made of a file.", DERIVATIVE),
     "FilePage": record(
         "A page of your files.",
         {
@@ -169,9 +222,15 @@ SCHEMAS: dict[str, Piece] = {
                 '{"order": "17"}',
             ),
             "expires_in": text("Seconds after which the file is deleted.", "86400", pattern="^[0-9]{0,12}$"),
-            "process": text("Names of presets, with commas between them.", pattern="^[a-z0-9_, -]*$"),
+            "process": PROCESS,
         },
         "required": [FIELD],
+    },
+    "ProcessForm": {
+        "type": "object",
+        "description": "What to make of a file.",
+        "properties": {"process": PROCESS},
+        "required": ["process"],
     },
     "Edit": {
         "type": "object",

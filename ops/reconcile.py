@@ -13,7 +13,7 @@ from core.database import batched, db, utcnow
 from core.services import services
 from delivery.deliver import end_without_bytes
 from file import is_own_key
-from models import File, UploadStatus
+from models import IS_READY, File, UploadStatus
 from storage import bucket, file_queries, spools
 from storage.s3 import probe as s3_probe
 
@@ -67,7 +67,7 @@ def _rows_without_bytes(before: datetime) -> Iterator[Finding]:
     """Find rows whose bytes are missing from this spool; there is no repair."""
     spool = services().spool
     waiting = select(File.id).where(
-        File.upload_status.in_(UNDELIVERED), File.spool_id == spool.id, File.updated_at <= before
+        File.upload_status.in_(UNDELIVERED), IS_READY, File.spool_id == spool.id, File.updated_at <= before
     )
     with db.engine.connect() as connection:
         ids = connection.scalars(waiting).all()
@@ -80,7 +80,7 @@ def _rows_of_lost_spools(grace: timedelta) -> Iterator[Finding]:
     """Find rows that wait for a lost host."""
     own = services().spool.id
     for spool in spools.lost(max(grace, spools.LOST_AFTER)):
-        waiting = select(File.id).where(File.upload_status.in_(UNDELIVERED), File.spool_id == spool.id)
+        waiting = select(File.id).where(File.upload_status.in_(UNDELIVERED), IS_READY, File.spool_id == spool.id)
         with db.engine.connect() as connection:
             ids = connection.scalars(waiting).all() if spool.id != own else ()
         host = f"{spool.host or 'a host'}, not seen since {spool.seen_at:%Y-%m-%d %H:%M}"

@@ -15,6 +15,7 @@ from events import log as event_log
 from events import webhooks
 from intake import idempotency
 from models import File
+from processing import slots
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ CHORES = (
     lifetime.expire_files,
     lifetime.forget_rows,
     remove_erased,
+    slots.drop_abandoned_work,
     idempotency.forget_old,
     quota.forget_lapsed,
     event_log.forget_old,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, exists, func, or_, select, tuple_
 from sqlalchemy.orm import aliased
@@ -15,7 +15,20 @@ from core.database import BATCH, UtcDateTime, batched, db, utcnow
 from core.file_row import FileRow
 from core.metadata import Metadata
 from core.names import fold
-from models import ERASED, EXPIRES, UNDELIVERED, File, MetadataEntry, Mode, UploadStatus, is_due, read_rows
+from models import (
+    ERASED,
+    EXPIRES,
+    IS_READY,
+    ORIGINAL,
+    UNDELIVERED,
+    UNMADE,
+    File,
+    MetadataEntry,
+    Mode,
+    UploadStatus,
+    is_due,
+    read_rows,
+)
 from storage import spools
 
 
@@ -28,6 +41,7 @@ def page(
     name: str | None = None,
     subject: str | None = None,
     words: Metadata | None = None,
+    parent: str | None = None,
 ) -> Sequence[FileRow]:
     """Return a page of an owner's rows, newest first.
 
@@ -40,8 +54,10 @@ def page(
         name: only rows whose name contains this, in any case and Unicode form.
         subject: only rows of this user.
         words: only rows whose metadata has all of these.
+        parent: only what was derived from this original; None for originals.
     """
-    statement = select(File).where(File.owner == owner, File.erased_at.is_(None))
+    is_of_parent = File.parent_id == parent if parent else ORIGINAL
+    statement = select(File).where(File.owner == owner, File.erased_at.is_(None), is_of_parent)
     order = File.created_at, File.id
     for count, pair in enumerate((words or {}).items()):
         entry = aliased(MetadataEntry)
@@ -91,7 +107,7 @@ def _in_flight_of(holders: tuple[tuple[str, ...], ...]) -> Select[*tuple[int, ..
     owns = [is_of(File, names) for names in holders]
     counts = [func.count(case((is_its, 1))) for is_its in owns[1:]]
     has_host = File.spool_id.not_in(spools.lost_ids(bindparam("lost_before", type_=UtcDateTime)))
-    return select(func.count(), *counts).where(owns[0], UNDELIVERED, has_host)
+    return select(func.count(), *counts).where(owns[0], UNDELIVERED, ORIGINAL, has_host)
 
 
 def among(ids: Iterable[str]) -> Iterator[FileRow]:
@@ -102,14 +118,41 @@ def among(ids: Iterable[str]) -> Iterator[FileRow]:
 
 def due(spool_id: str, limit: int) -> Sequence[str]:
     """Return the ids of a spool's undelivered rows that no run holds, the longest due first."""
-    statement = select(File.id).where(UNDELIVERED, File.spool_id == spool_id, is_due())
+    statement = select(File.id).where(UNDELIVERED, IS_READY, File.spool_id == spool_id, is_due())
     with db.engine.connect() as connection:
         return connection.scalars(statement.order_by(File.due_at).limit(limit)).all()
 
 
+def to_make(spool_ids: Sequence[str], limit: int) -> Sequence[FileRow]:
+    """Return due derivatives of these spools that are not made yet; images first, since they are quick."""
+    statement = select(File).where(UNMADE, File.spool_id.in_(spool_ids), is_due())
+    return read_rows(statement.order_by(File.output.desc(), File.due_at).limit(limit))
+
+
+def is_needed(file_id: str) -> bool:
+    """Returns True if a derivative is still to be made of this original."""
+    statement = select(exists().where(UNMADE, File.parent_id == file_id))
+    with db.engine.connect() as connection:
+        return bool(connection.scalar(statement))
+
+
+def derivatives(parent_ids: Sequence[str], connection: Connection | None = None) -> Sequence[FileRow]:
+    """Return what was derived from some originals, in the order of its making.
+
+    Args:
+        parent_ids: the originals.
+        connection: the transaction of the caller, if it has one.
+    """
+    statement = select(File).where(File.parent_id.in_(parent_ids), File.erased_at.is_(None))
+    statement = statement.order_by(File.created_at, File.sheet_no, File.id)
+    if connection is None:
+        return read_rows(statement)
+    return cast(Sequence[FileRow], connection.execute(statement).all())
+
+
 def expired(spool_ids: Sequence[str]) -> Sequence[str]:
     """Return the ids of due rows of these spools whose retry window is over."""
-    statement = select(File.id).where(UNDELIVERED, File.spool_id.in_(spool_ids), is_due())
+    statement = select(File.id).where(UNDELIVERED, IS_READY, File.spool_id.in_(spool_ids), is_due())
     with db.engine.connect() as connection:
         return connection.scalars(statement.where(File.retry_until < utcnow()).limit(BATCH)).all()
 
@@ -146,13 +189,13 @@ def oldest_undelivered() -> datetime | None:
     statuses = (UploadStatus.PENDING, UploadStatus.PROCESSING)
     first = select(func.min(File.created_at))
     with db.engine.connect() as connection:
-        oldest = [connection.scalar(first.where(File.upload_status == status)) for status in statuses]
+        oldest = [connection.scalar(first.where(File.upload_status == status, ORIGINAL)) for status in statuses]
     return min((moment for moment in oldest if moment), default=None)
 
 
 def count_undelivered() -> dict[str, int]:
     """Return the number of PENDING and of PROCESSING rows."""
-    statement = select(File.upload_status, func.count()).where(UNDELIVERED).group_by(File.upload_status)
+    statement = select(File.upload_status, func.count()).where(UNDELIVERED, ORIGINAL).group_by(File.upload_status)
     counts = {str(status): 0 for status in (UploadStatus.PENDING, UploadStatus.PROCESSING)}
     with db.engine.connect() as connection:
         return counts | {str(status): count for status, count in connection.execute(statement)}

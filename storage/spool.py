@@ -193,6 +193,8 @@ class Spool:
 
 def _size(entry: os.DirEntry[str]) -> int:
     try:
-        return entry.stat().st_size
+        if entry.is_dir(follow_symlinks=False):
+            return sum(map(_size, os.scandir(entry)))
+        return entry.stat(follow_symlinks=False).st_size
     except FileNotFoundError:  # dropped in between
         return 0

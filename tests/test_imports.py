@@ -23,6 +23,7 @@ ORDER = (
     ("web",),
     ("events",),
     ("delivery",),
+    ("processing",),
     ("tasks",),
     ("intake",),
     ("routes",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,13 +19,14 @@ from core.errors import InvalidMetadata, InvalidQuery
 from core.file_row import FileRow
 from models import Mode, UploadStatus
 from storage import file_queries
-from web.representation import file_json, rfc3339
+from web.representation import files_json, rfc3339
 
 bp = Blueprint("listing", __name__)
 
 PAGE = 50
 MAX_PAGE = 200
 MAX_NAME = 255
+FILE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class Parameter(NamedTuple):
@@ -69,6 +71,12 @@ def _mode(text: str) -> Mode:
 def _subject(text: str) -> str:
     if not 0 < len(text) <= MAX_NAME or "\0" in text:
         raise InvalidQuery(f"subject must have 1 to {MAX_NAME} characters, and no NUL.")
+    return text
+
+
+def _parent(text: str) -> str:
+    if not FILE_ID.fullmatch(text):
+        raise InvalidQuery("parent must be the id of a file.")
     return text
 
 
@@ -120,6 +128,15 @@ PARAMETERS = {
             },
         ),
         Parameter(
+            "parent",
+            _parent,
+            {
+                "type": "string",
+                "description": "Only what was derived from the file with this id; else only originals are listed.",
+                "pattern": "^[0-9a-f]{32}$",
+            },
+        ),
+        Parameter(
             "subject",
             _subject,
             {
@@ -146,7 +163,7 @@ def list_files() -> BaseResponse:
       operationId: listFiles
       description: Three names of the metadata at most may be looked for, as in `metadata.order=17`.
       tags: [Files]
-      parameters: [Limit, Cursor, Status, Mode, Name, Subject, IfNoneMatch]
+      parameters: [Limit, Cursor, Status, Mode, Name, Parent, Subject, IfNoneMatch]
       responses: {200: Page, 304: NotModified, 400: InvalidQuery}
     """
     query, principal = _parse(request.args), auth.principal()
@@ -159,7 +176,7 @@ def list_files() -> BaseResponse:
         cursor = _encode(shown[-1].created_at, shown[-1].id)
         same: dict[str, Any] = request.args.to_dict() | {"cursor": cursor}
         following = url_for("listing.list_files", **same)
-    response = jsonify(files=[file_json(row) for row in shown], next=following)
+    response = jsonify(files=files_json(shown), next=following)
     response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag()
     return response.make_conditional(request)

@@ -1,0 +1,1 @@
+"""The table lane: texts and workbooks become typed Parquet, proven."""

@@ -1,0 +1,101 @@
+"""The slots of a process: threads that take derivatives to be made, one at a time each."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from flask import Flask
+from kombu.exceptions import OperationalError
+
+from core.background import Loop
+from core.services import services
+from delivery.queue import process_queue
+from models import File
+from processing.make import make
+from processing.scratch import drop_abandoned
+from storage import file_queries, spools
+
+log = logging.getLogger(__name__)
+
+TASK = "process_task"
+PAUSE_SECONDS = 1.0
+PATIENCE_SECONDS = 2 * 3600.0  # a turn makes and delivers
+HANDED_OUT_AT_ONCE = 20
+
+
+class Slots:
+    """Makes derivatives on PROCESS_SLOTS threads; with none it hands them to the Celery workers.
+
+    Args:
+        app: the app.
+        threads: how many are made at a time.
+    """
+
+    def __init__(self, app: Flask, threads: int) -> None:
+        self._work = threading.Event()
+        turn = _make_one if threads else _hand_out
+        self._is_running = False
+        self._loops = [
+            Loop(app, "process", turn, PAUSE_SECONDS, self._work, PATIENCE_SECONDS) for _ in range(max(threads, 1))
+        ]
+
+    def start(self) -> None:
+        """Begin to take what is due."""
+        self._is_running = True
+        for loop in self._loops:
+            loop.start()
+
+    def hand_off(self, parent_id: str) -> None:
+        """Let what is to be made of an original be made soon: by these slots, else by a Celery worker."""
+        if self._is_running:
+            self._work.set()
+            return
+        for row in file_queries.derivatives([parent_id]):
+            if row.made_at is None and not row.upload_status.is_final:
+                _send(row.id, row.spool_id)
+
+    def stop(self) -> None:
+        """Take no more."""
+        for loop in self._loops:
+            loop.stop()
+
+
+def _spool_ids() -> list[str]:
+    """Return the spools whose derivatives are made here: this one's, and those of hosts that are gone."""
+    return [services().spool.id, *(spool.id for spool in spools.lost())]
+
+
+def _make_one() -> bool:
+    """Make one derivative. Returns True if there was one."""
+    if not services().spool.is_here():
+        return False
+    for row in file_queries.to_make(_spool_ids(), 1):
+        make(row.id)
+        return True
+    return False
+
+
+def _hand_out() -> bool:
+    """Tell the Celery workers what is due, which is then put off until they should have taken it."""
+    for row in file_queries.to_make(_spool_ids(), HANDED_OUT_AT_ONCE):
+        if not _send(row.id, row.spool_id):
+            return False
+        File.put_forward(row.id, services().config.LEASE_SECONDS)
+    return False
+
+
+def _send(file_id: str, spool_id: str) -> bool:
+    """Hand a derivative to the Celery workers of a spool. Returns False if the broker does not take it."""
+    try:
+        services().celery.send_task(TASK, (file_id,), queue=process_queue(spool_id))
+    except (OperationalError, OSError) as error:
+        log.warning("derivative %s waits, the broker is away: %s", file_id, error)
+        return False
+    return True
+
+
+def drop_abandoned_work() -> None:
+    """Remove the working folders of dead runs."""
+    if services().spool.is_here():
+        drop_abandoned(services().spool)
