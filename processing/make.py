@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, BinaryIO
 
+from werkzeug.http import parse_options_header
+
 from core import logs
 from core.database import new_id, utcnow
 from core.errors import BytesLost, ProcessorDied, ProofFailed, StoreError, Unprocessable, UploadError
@@ -19,6 +21,7 @@ from delivery.lease import Heartbeat, LeaseLost
 from models import File, UploadStatus
 from processing import recipes, sandbox
 from processing.budgets import limits_of
+from processing.hints import HINTS
 from processing.recipes import Recipe
 from processing.scratch import Scratch
 from storage import file_queries
@@ -95,7 +98,7 @@ def _make(row: FileRow, recipe: Recipe, run_id: str) -> Sequence[str]:
     together = _siblings(row, recipe)
     beat = Heartbeat(row, run_id, ferry.config.LEASE_SECONDS)
     with Scratch(ferry.spool, f"{row.id}.{run_id}") as scratch, _original(parent, scratch, beat) as source:
-        wanted = [recipes.load_one(one).dump() for one in together]
+        wanted = [_declared(recipes.load_one(one), parent).dump() for one in together]
         answer = sandbox.run(
             LANES[recipe.kind],
             list({one["digest"]: one for one in wanted}.values()),
@@ -107,6 +110,13 @@ def _make(row: FileRow, recipe: Recipe, run_id: str) -> Sequence[str]:
         )
         metrics().processed(recipe.kind, "made", answer.cpu_seconds, answer.memory_bytes)
         return _take(row, run_id, parent, together, answer, scratch)
+
+
+def _declared(recipe: Recipe, parent: FileRow) -> Recipe:
+    """Return a recipe that knows the `charset` of its original's media type, if it names one."""
+    charset = parse_options_header(parent.content_type)[1].get("charset", "")
+    is_known = recipe.kind == "table" and charset and HINTS["encoding"].read(charset)
+    return recipe._replace(values={**recipe.values, "declared_encoding": charset}) if is_known else recipe
 
 
 def _siblings(row: FileRow, recipe: Recipe) -> list[FileRow]:

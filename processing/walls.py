@@ -51,8 +51,10 @@ def limit(limits: Mapping[str, int]) -> None:
     """
     for name, kind in LIMITS.items():
         most = resource.getrlimit(kind)[1]
-        value = limits[name] if most == resource.RLIM_INFINITY else min(limits[name], most)
-        resource.setrlimit(kind, (value, value))
+        # At the first limit of computing comes a signal that says so, at the second only the end.
+        last = limits[name] + 1 if name == "cpu" else limits[name]
+        last = last if most == resource.RLIM_INFINITY else min(last, most)
+        resource.setrlimit(kind, (min(limits[name], last), last))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):
         os.nice(NICENESS)

@@ -62,7 +62,7 @@ def run(source: int, recipes: list[dict[str, Any]], limits: dict[str, int]) -> M
         facts = _facts(header, limits["pixels"])
         return _make(source, recipes, facts)
     except pyvips.Error as error:
-        if "memory" in str(error).lower():
+        if "out of memory" in str(error).lower():
             raise MemoryError from None
         raise Unprocessable(DAMAGED) from None
 

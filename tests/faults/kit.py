@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -83,7 +83,14 @@ class Strike:
 class Kit:
     """A service of its own on the session's servers: database, key prefix, spool, web server and worker."""
 
-    def __init__(self, folder: Path, s3: S3Server, redis: RedisServer, postgres: PostgresServer | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        s3: S3Server,
+        redis: RedisServer,
+        postgres: PostgresServer | None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         self.spool = folder / "spool"
         self.prefix = f"kit-{uuid4().hex}/"
         self.redis = redis
@@ -105,6 +112,7 @@ class Kit:
             "SQLALCHEMY_DATABASE_URI": database,
             "SPOOL_DIR": str(self.spool),
             "LEASE_SECONDS": str(LEASE_SECONDS),
+            **(more or {}),
         }
         self.s3_client: S3Client = Store(Config.from_mapping(s3.settings)).client
         self.web = Web(folder, self.env)
@@ -188,7 +196,7 @@ class Kit:
         assert not uploads.get("Uploads")
 
     def _spooled(self) -> set[str]:
-        return set(os.listdir(self.spool)) - {"spool-id"}
+        return set(os.listdir(self.spool)) - {"spool-id", "work"}
 
     def _listed(self) -> list[dict[str, str]]:
         return [{"Key": key} for key in keys_of(self.s3_client, BUCKET, self.prefix)]

@@ -64,7 +64,8 @@ def _booleans(first: str) -> Iterator[Form]:
     for yes, no in BOOLEANS:
         if first in (yes, no):
             cast = f"CASE {{c}} WHEN '{yes}' THEN true WHEN '{no}' THEN false END"
-            yield Form("boolean", "BOOLEAN", cast, f"CASE WHEN {{v}} THEN '{yes}' ELSE '{no}' END", f"{yes}/{no}")
+            render = f"CASE WHEN {{v}} THEN '{yes}' WHEN NOT {{v}} THEN '{no}' END"
+            yield Form("boolean", "BOOLEAN", cast, render, f"{yes}/{no}")
 
 
 def _numbers(first: str, measure: Measure, hints: dict[str, Any]) -> Iterator[Form]:
@@ -93,7 +94,7 @@ def plain(name: str, sql_type: str) -> Form:
 
 def doubles() -> Iterator[Form]:
     """Yield the two ways to write doubles: the shortest text, whole numbers with or without `.0`."""
-    cast = "CASE WHEN isfinite(TRY_CAST({c} AS DOUBLE)) THEN TRY_CAST({c} AS DOUBLE) END"
+    cast = "CASE WHEN isfinite(TRY_CAST({c} AS DOUBLE)) AND {c} <> '-0' THEN TRY_CAST({c} AS DOUBLE) END"
     yield Form("double", "DOUBLE", cast, "CAST({v} AS VARCHAR)", "shortest")
     bare = "regexp_replace(CAST({v} AS VARCHAR), '\\.0$', '')"
     yield Form("double", "DOUBLE", cast, bare, "shortest, whole numbers bare")

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from processing.lanes.outcome import Unprocessable, Unproven
+from processing.lanes.outcome import Unproven
 from processing.lanes.tables import column_types as types
 from processing.lanes.tables import value_types
 from processing.lanes.tables.column_types import Form, Measure
@@ -383,13 +383,7 @@ def columns_of(names: Iterator[tuple[str, str]]) -> list[Column]:
 
 
 def refuse_rejected(records: dict[str, int], percent: int) -> str:
-    """Return why a table with so many rejected rows is not delivered; empty if it may be.
-
-    Raises:
-        Unprocessable: it has no record at all.
-    """
-    if not records["in"] and not records["preamble"] and "header" not in records:
-        raise Unprocessable("The table is empty.")
+    """Return why a table with so many rejected rows is not delivered; empty if it may be."""
     rejected, all_of_them = records["rejected"], records["out"] + records["rejected"]
     if not rejected or (records["out"] and rejected * 100 <= percent * all_of_them):
         return ""

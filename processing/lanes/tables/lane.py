@@ -29,6 +29,7 @@ REJECTED, REPORT = "rejected.csv", "report.json"
 PARQUET, CSV, JSON = "application/vnd.apache.parquet", "text/csv; charset=utf-8", "application/json"
 LANE = 1
 """Counts the ways in which this lane has made tables."""
+EMPTY = "The table is empty."
 ZIP, OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
 
@@ -63,13 +64,15 @@ def _text(source: int, recipe: dict[str, Any], limits: dict[str, int], about: di
     encoding = decoding.find(source, values.get("encoding"), values.get("declared_encoding"))
     sample = "".join(decoding.text(source, encoding.name, SAMPLE_BYTES))
     found = dialect.find(sample, len(sample) < SAMPLE_BYTES // 4 or about["bytes"] <= SAMPLE_BYTES, values)
-    if not sample:
-        raise Unprocessable("The table is empty.")
+    if not found.width:
+        raise Unprocessable(EMPTY)
     lines = Lines(decoding.text(source, encoding.name))
     sink, rejected = Sink(ROWS, found.width, limits["cells"]), Rejected(REJECTED)
     cleaning = Cleaning(values, found.width)
     fates = Records(lines, found, sink, rejected, cleaning).read()
     sink.close()
+    if not any((fates.header, fates.rejected, fates.preamble, sink.rows)):
+        raise Unprocessable(EMPTY)
     table = Table(sink)
     columns = engine.columns_of(column_names(fates.header, sink.width, values["names"] == "snake"))
     for column in columns:
@@ -256,7 +259,6 @@ def _sheet(
         "rejected": 0,
         "blank": sheet.blank,
         "preamble": sheet.preamble,
-        "header": sheet.header_line,
     }
     report["notes"] = sheet.notes
     return _finish(made, Part(table, columns, cleaning, False), recipe, report, limits, number, folder)

@@ -64,8 +64,8 @@ class Lines:
             held = "\r" if text.endswith("\r") else ""
             text = text.removesuffix("\r") if held else text
         self._count(text)
-        lines = LINE.findall(text)
-        used = sum(map(len, lines))
+        used = max(text.rfind("\n"), text.rfind("\r")) + 1
+        lines = LINE.findall(text[:used])  # of text without a line's end it would look at every place in vain
         self._rest = text[used:] + held
         self._uncount(text[used:])
         if self._is_over and self._rest:
