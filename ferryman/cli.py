@@ -97,6 +97,7 @@ def main() -> None:
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out matching files and folders.")
 @metadata_option("Your own words beside each file.")
 @click.option("--expires-in", type=click.IntRange(1), metavar="SECONDS", help="Delete the files after so long.")
+@click.option("--process", multiple=True, metavar="PRESET", help="Make something of each file; may come often.")
 @batch_options
 @click.pass_context
 def upload(
@@ -110,6 +111,7 @@ def upload(
     exclude: tuple[str, ...],
     metadata: dict[str, str],
     expires_in: int | None,
+    process: tuple[str, ...],
     **service: Any,
 ) -> None:
     """Upload files; `-` is standard input."""
@@ -120,10 +122,12 @@ def upload(
     failures: list[tuple[str, OSError]] = []
     found = list(expand(files, exclude, lambda *failure: failures.append(failure))) if recursive else files
 
+    options = {"metadata": metadata, "expires_in": expires_in, "process": process}
+
     def task(batch: Batch) -> None:
         for source, error in failures:
             batch.report_failure(source, None, error)
-        batch.upload(found, mode, name, follow, {"metadata": metadata, "expires_in": expires_in})
+        batch.upload(found, mode, name, follow, options)
 
     run(ctx, Service(**service), sum(map(_size, found)), task)
 
@@ -135,6 +139,22 @@ def upload(
 def watch(ctx: click.Context, /, ids: tuple[str, ...], **service: Any) -> None:
     """Wait until files that were uploaded earlier are COMPLETE or ERROR."""
     run(ctx, Service(**service), 0, lambda batch: batch.watch(ids))
+
+
+@main.command("process")
+@click.argument("file_id")
+@click.argument("presets", nargs=-1, required=True)
+@connection_options
+@click.pass_context
+def process_file(ctx: click.Context, /, file_id: str, presets: tuple[str, ...], to: str, key: str | None) -> None:
+    """Make more of a file, and wait until it is made."""
+
+    def task(client: Client) -> None:
+        file = client.wait(client.process(file_id, presets).id)
+        for one in file.derivatives or ():
+            write(f"{one['id']}  {one['upload_status']}  {one['preset']}  {one['error'] or one['name']}")
+
+    ctx.exit(_each(to, key, [file_id], lambda client, _: task(client)))
 
 
 @main.command("list")

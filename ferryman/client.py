@@ -13,7 +13,7 @@ import shutil
 import string
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
@@ -75,8 +75,9 @@ class File(NamedTuple):
 
     @property
     def is_settled(self) -> bool:
-        """True if the delivery is over: COMPLETE or ERROR."""
-        return self.upload_status in ("COMPLETE", "ERROR")
+        """True if the delivery is over, COMPLETE or ERROR, and so is that of all that is made of the file."""
+        is_over = self.upload_status in ("COMPLETE", "ERROR")
+        return is_over and self.derivatives_status not in ("PENDING", "PROCESSING")
 
 
 class Token(NamedTuple):
@@ -172,6 +173,7 @@ class Client:
         on_progress: Progress = lambda sent, size: None,
         metadata: Mapping[str, str] | None = None,
         expires_in: int | None = None,
+        process: Sequence[str] = (),
     ) -> File:
         """Upload a file exactly once, with retries.
 
@@ -182,9 +184,10 @@ class Client:
             on_progress: told how far it is.
             metadata: your own words beside the file.
             expires_in: seconds after which the file is deleted.
+            process: names of presets, of a table perhaps with hints as in `orders?delimiter=%3B`.
 
         Returns:
-            The File: settled in normal mode, else as it was accepted.
+            The File: delivered in normal mode, else as it was accepted.
 
         Raises:
             Problem: it is refused, or in normal mode S3 does not take it; then `file_id` has a File.
@@ -199,6 +202,7 @@ class Client:
                 stream = opened.enter_context(_spooled(stream))
             fields = {"metadata": json.dumps(dict(metadata))} if metadata else {}
             fields |= {"expires_in": str(expires_in)} if expires_in is not None else {}
+            fields |= {"process": ",".join(process)} if process else {}
             form = _Form(stream, name, on_progress, fields)
             headers = {"Content-Type": form.content_type, "Idempotency-Key": secrets.token_hex(16)}
             try:
@@ -261,6 +265,18 @@ class Client:
     def retry(self, file_id: str) -> File:
         """Retry the delivery of a file in ERROR."""
         return self._file(self._ask("POST", f"/files/{file_id}/retry"))
+
+    def process(self, file_id: str, presets: Sequence[str]) -> File:
+        """Make more of a COMPLETE File.
+
+        Args:
+            file_id: the File's id.
+            presets: their names, of a table perhaps with hints.
+
+        Returns:
+            The File, with what is made of it in `derivatives`.
+        """
+        return self._file(self._ask("POST", f"/files/{file_id}/derivatives", data={"process": ",".join(presets)}))
 
     def edit(
         self, file_id: str, name: str | None = None, metadata: Mapping[str, str | None] | None = None

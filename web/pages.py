@@ -7,13 +7,14 @@ from typing import NamedTuple
 from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
 
 from access import auth
+from core.services import services
 from models import Mode
 
 bp = Blueprint("pages", __name__)
 
 # No inline style and no inline script: a file name that became markup could do nothing.
 POLICY = (
-    "default-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "default-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 
@@ -78,7 +79,8 @@ def wants_page() -> bool:
 
 def page(mode: Mode) -> Response:
     """Return the page with a mode chosen."""
-    response = varied(make_response(render_template("index.html", modes=MODES, chosen=mode)))
+    presets = services().presets.by_name.values()
+    response = varied(make_response(render_template("index.html", modes=MODES, chosen=mode, presets=presets)))
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cache-Control"] = "no-cache"
     return response

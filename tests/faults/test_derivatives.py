@@ -218,7 +218,7 @@ def test_a_child_beyond_its_memory_ends_in_a_clear_error(
     more = made_kit.presets(tmp_path) | {"PROCESS_MEMORY_BYTES": str(256 * 1024 * 1024)}
     service = Kit(tmp_path, s3, redis_server, postgres, more)
     source = tmp_path / "long.csv"
-    source.write_text("a,b\n" + "".join(f"{number},text {number}\n" for number in range(400_000)))
+    source.write_text("a,b\n" + "".join(f"{number},text {number}\n" for number in range(4_000_000)))
     for kit in started(service):
         file = made(kit.web, upload(kit.web, "async", source, "orders").json()["id"], 90)
         assert file["upload_status"] == "COMPLETE"

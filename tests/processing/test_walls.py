@@ -106,8 +106,8 @@ ENDS = {
         "Processing took more than 4 s.",
     ),
     "computes for ever": (
-        "import threading\nthreading.Thread(target=lambda: [say({'beat': 1}) or time.sleep(0.2) for _ in range(9)],"
-        " daemon=True).start()\nwhile True: pass",
+        "import threading\ndef beat():\n    while True:\n        say({'beat': 1})\n        time.sleep(0.2)\n"
+        "threading.Thread(target=beat, daemon=True).start()\nwhile True: pass",
         "Processing took more than 1 s of computing.",
     ),
     "says garbage": ("print('\\x00garbage')", "Processing answered nonsense."),

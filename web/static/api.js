@@ -62,18 +62,18 @@ async function write(method, path, body) {
 }
 
 // Post a file; fetch() does not tell how much of it is sent.
-export async function upload(mode, file, idempotencyKey, { onProgress, signal }) {
+export async function upload(mode, file, process, idempotencyKey, { onProgress, signal }) {
   const answer = await withKey((bearer) => {
     const headers = { Accept: "application/json", "Idempotency-Key": idempotencyKey, ...bearer };
-    return post(`/${mode}_upload`, file, headers, onProgress, signal);
+    return post(`/${mode}_upload`, { process, file }, headers, onProgress, signal);
   });
   return answer.json();
 }
 
-function post(path, file, headers, onProgress, signal) {
+function post(path, fields, headers, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const form = new FormData();
-    form.append("file", file);
+    for (const [name, value] of Object.entries(fields)) if (value) form.append(name, value);
     const xhr = new XMLHttpRequest();
     xhr.open("POST", path);
     for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);

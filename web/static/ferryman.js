@@ -1,8 +1,10 @@
 // The page: takes files in, and keeps what it shows up to date.
 
 import * as api from "./api.js";
+import { isMaking } from "./derived.js";
 import { filesOf } from "./folders.js";
 import { askAgain } from "./key.js";
+import * as presets from "./presets.js";
 import * as recent from "./recent.js";
 import * as uploads from "./uploads.js";
 import { isFinal } from "./words.js";
@@ -54,7 +56,7 @@ function forget(id) {
 }
 
 async function askOnAndOn() {
-  const open = [...records.values()].filter((record) => !isFinal(record)).slice(0, ASK_FOR);
+  const open = [...records.values()].filter((record) => !isFinal(record) || isMaking(record)).slice(0, ASK_FOR);
   let told = 0;
   for (const record of open) {
     told = await ask(record.id);
@@ -63,10 +65,11 @@ async function askOnAndOn() {
   setTimeout(askOnAndOn, told || (live.hidden ? ASK_MS : ASK_ANYWAY_MS));
 }
 
-function take(files) {
+async function take(files) {
   dropNote.textContent = "";
   askAgain();
-  if (files.length) uploads.add(files, new FormData(form).get("mode"), learn);
+  const process = files.length ? await presets.wish(files) : null;
+  if (process !== null) uploads.add(files, { mode: new FormData(form).get("mode"), process }, learn);
 }
 
 choose.multiple = true;
@@ -88,7 +91,7 @@ addEventListener("drop", async (event) => {
   document.body.classList.remove("dragging");
   try {
     const files = await filesOf(event.dataTransfer);
-    take(files);
+    await take(files);
     if (files.length === 0) dropNote.textContent = "There is no file in this folder.";
   } catch {
     dropNote.textContent = "This folder cannot be read.";

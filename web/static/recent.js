@@ -2,6 +2,7 @@
 
 import * as actions from "./actions.js";
 import * as api from "./api.js";
+import * as derived from "./derived.js";
 import * as details from "./details.js";
 import { tell } from "./news.js";
 import { bytes, inWords, moment, stateOf } from "./words.js";
@@ -146,6 +147,7 @@ function fillRow(row, record) {
   for (const [action, hidden] of Object.entries(hide)) row.querySelector(`[data-action=${action}]`).hidden = hidden;
   row.querySelector(".name").textContent = record.name;
   row.querySelector(".metadata").textContent = inWords(record.metadata);
+  derived.show(row.querySelector(".derived"), record);
   row.querySelector(".status").textContent = label;
   row.querySelector(".status").dataset.status = status.toLowerCase();
   row.querySelector(".state .detail").textContent = detail;

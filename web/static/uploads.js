@@ -17,8 +17,8 @@ const template = document.querySelector("#upload");
 const uploads = new Set();
 
 class Upload {
-  constructor(file, mode, onRecord) {
-    Object.assign(this, { file, mode, onRecord, record: null, answerMs: null, totalMs: null });
+  constructor(file, { mode, process }, onRecord) {
+    Object.assign(this, { file, mode, process, onRecord, record: null, answerMs: null, totalMs: null });
     this.card = template.content.firstElementChild.cloneNode(true);
     this.find(".name").textContent = file.name;
     this.find(".facts").textContent = `${bytes(file.size)} · ${mode}`;
@@ -60,7 +60,7 @@ class Upload {
     this.sending(0);
     try {
       const options = { onProgress: (done) => this.sending(done), signal: this.aborter.signal };
-      const record = await api.upload(this.mode, this.file, this.idempotencyKey, options);
+      const record = await api.upload(this.mode, this.file, this.process, this.idempotencyKey, options);
       this.answerMs = performance.now() - started;
       this.accept(record);
     } catch (error) {
@@ -205,8 +205,8 @@ class Upload {
 }
 
 // Put files in line; the latest are shown first.
-export function add(files, mode, onRecord) {
-  const added = files.map((file) => new Upload(file, mode, onRecord));
+export function add(files, wish, onRecord) {
+  const added = files.map((file) => new Upload(file, wish, onRecord));
   for (const upload of added) uploads.add(upload);
   list.prepend(...added.map((upload) => upload.card));
   tell(files.length === 1 ? `${files[0].name} is in line.` : `${files.length} files are in line.`);
