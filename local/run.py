@@ -26,6 +26,7 @@ S3_PORT = 8333
 REDIS_PORT = 6390
 BUCKET = "ferryman"
 SHELL_FILE = "env.sh"
+PRESETS = Path(__file__).with_name("presets.toml")
 TRACES = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     "OTEL_METRICS_EXPORTER": "none",
@@ -114,6 +115,7 @@ def _embedded_parts(env: Mapping[str, str], data: Path) -> tuple[dict[str, local
     settings = {"AUTH": env.get("AUTH") or "open", "SPOOL_DIR": env.get("SPOOL_DIR") or str(data / "spool")}
     settings["LOG_FORMAT"] = env.get("LOG_FORMAT") or "text"
     settings["PROMETHEUS_MULTIPROC_DIR"] = env.get("PROMETHEUS_MULTIPROC_DIR") or str(data / "metrics")
+    settings["PRESETS_FILE"] = env.get("PRESETS_FILE") or str(PRESETS)
     if not is_given(env, "TOKEN_SECRET"):
         settings["TOKEN_SECRET"] = _read_or_create(data / "token-secret", secrets.token_urlsafe(32))
     if not is_given(env, "SQLALCHEMY_DATABASE_URI"):

@@ -14,7 +14,7 @@ from core.errors import StoreError
 from core.services import services
 from events import webhooks
 from ferryman.cli import upload, watch
-from ops import doctor
+from ops import doctor, walls_doctor
 from ops.plain_errors import PlainCommand, PlainGroup
 from ops.reconcile import Finding, comparisons
 from storage import bucket
@@ -31,6 +31,7 @@ def init_app(app: Flask) -> None:
         set_lifecycle,
         set_cors,
         s3_doctor,
+        processing_doctor,
         reconcile,
         key_commands,
         hooks,
@@ -98,6 +99,16 @@ def s3_doctor() -> None:
     given_up = [probe.reason for probe in probes if not probe.passed]
     left_out = [f"{header} is left out" for header in store.features.left_out()]
     click.echo("; ".join(dict.fromkeys([f"Safe: S3_CHECKSUM_MODE={running}", *given_up, *left_out])))
+
+
+@click.command("processing-doctor", cls=PlainCommand)
+@with_appcontext
+def processing_doctor() -> None:
+    """Tell what can be made of files here, and which walls stand around what makes it."""
+    names = services().presets.by_name
+    click.echo(f"Presets: {', '.join(names) or 'none, since PRESETS_FILE names no file'}")
+    for probe in walls_doctor.examine(services().config):
+        _show(probe)
 
 
 def _examine(store: Store, mode: str) -> list[doctor.Probe]:
