@@ -292,40 +292,40 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     @classmethod
     def made(
         cls,
-        file_id: str,
         run_id: str,
         values: Mapping[str, Mapping[str, Any]],
         further: Sequence[FileRow],
-        error: str | None = None,
+        nothing: str,
     ) -> Collection[str] | None:
         """Record what a run has made of an original, in one transaction; the rows wait for their delivery.
 
         Args:
-            file_id: the derivative that the run has claimed; it stays the run's.
-            run_id: the run.
-            values: the columns of what was made, by the ids of the derivatives; those of others only as far as
-                they are PENDING and not made yet.
+            run_id: the run that holds the rows.
+            values: the columns of what was made, by the ids of the derivatives; none where nothing was. The first
+                stays the run's, the others become PENDING.
             further: new rows of what was made besides.
-            error: what was wrong with it, which ends the claimed derivative.
+            nothing: the reason where nothing was made.
 
         Returns:
-            The ids of the derivatives that have their bytes now; None if the run has lost its lease.
+            The ids of the derivatives that have their bytes now; None if the run has lost the first, and nothing
+            is recorded.
         """
         now, taken = utcnow(), {row.id for row in further}
         with transaction() as connection:
-            for one, columns in {file_id: {}, **values}.items():
-                waits = [cls.upload_status == UploadStatus.PENDING, cls.made_at.is_(None)]
-                own, due = (cls._held_by(run_id), {}) if one == file_id else (waits, {"due_at": now})
-                made = {"made_at": now, **due} if columns else {}
-                fill = update(cls).where(cls.id == one, *own).values(updated_at=now, **columns, **made)
+            for number, (one, columns) in enumerate(values.items()):
+                free = (
+                    {"upload_status": UploadStatus.PENDING, "lease_owner": None, "due_at": now} if number else {}
+                )
+                changed = {**columns, "made_at": now, **free} if columns else {"updated_at": now}
+                fill = update(cls).where(cls.id == one, *cls._held_by(run_id)).values(**changed)
                 if connection.execute(fill).rowcount == 1:
                     taken |= {one} if columns else set()
-                elif one == file_id:
+                elif number == 0:
                     return None
+                if not columns:
+                    cls._end_in(connection, _FAIL, of_file=one, run=run_id, reason=nothing)
             for row in further:
                 cls.insert(connection, row)
-            if error:
-                cls._end_in(connection, _FAIL, of_file=file_id, run=run_id, reason=error)
             return taken
 
     @classmethod

@@ -25,8 +25,8 @@ from bench.servers import Sink, our_settings, running, s3_settings
 from config import MIB, Config
 from core.database import utcnow
 from models import File
-from processing import sandbox
 from processing.budgets import limits_of
+from processing.sandbox import parent as sandbox
 from tests.kit.lanes import preset
 from tests.kit.made import made
 from tests.kit.stack import RedisServer, Web

@@ -11,9 +11,9 @@ from config import Config
 from core.database import utcnow
 from models import File
 from ops.doctor import Probe
-from processing import sandbox
 from processing.budgets import limits_of
 from processing.presets import LIBRARIES, REQUIREMENTS
+from processing.sandbox import parent as sandbox
 
 SECONDS = 20
 WALLS = {

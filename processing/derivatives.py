@@ -12,7 +12,7 @@ from core.errors import Conflict
 from core.file_row import FileRow
 from models import File, UploadStatus, file_completed
 from processing import recipes
-from processing.make import draft_values
+from processing.outputs import draft_values
 from processing.recipes import Recipe
 from storage import file_queries
 

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import BinaryIO
 
 from werkzeug.http import parse_options_header
 
 from core import logs
 from core.database import new_id, utcnow
-from core.errors import BytesLost, ProcessorDied, ProofFailed, StoreError, Unprocessable, UploadError
+from core.errors import (
+    Busy,
+    BytesLost,
+    ProcessorDied,
+    ProofFailed,
+    SpoolUnavailable,
+    StoreError,
+    Unprocessable,
+    UploadError,
+)
 from core.file_row import FileRow
 from core.metrics import metrics
 from core.services import services
 from delivery.deliver import backoff_seconds, deliver, deliver_claimed, drop_bytes
 from delivery.lease import Heartbeat, LeaseLost
 from models import File, UploadStatus
-from processing import recipes, sandbox
+from processing import outputs, recipes
 from processing.budgets import limits_of
 from processing.hints import HINTS
 from processing.recipes import Recipe
+from processing.sandbox import parent as sandbox
 from processing.scratch import Scratch
 from storage import file_queries
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS: dict[type[UploadError], int] = {Unprocessable: 1, ProofFailed: 1, ProcessorDied: 2}
+PASSING = (StoreError, Busy, SpoolUnavailable)
+"""What is no fault of the file, and may pass."""
 LANES = {"image": "images", "table": "tables.lane"}
-NOT_MADE = "Processing has made nothing of this kind."
 ORIGINAL_GONE = "The original is gone."
 UNEXPECTED = "Processing failed unexpectedly."
-MAX_SUMMARY_BYTES = 16 * 1024
 OUTCOMES = {Unprocessable: "unprocessable", ProcessorDied: "died", ProofFailed: "proof_failed"}
 
 
@@ -45,39 +54,60 @@ def make(file_id: str) -> None:
     """
     with logs.about(file_id=file_id):
         ferry, run_id = services(), new_id()
-        row = File.claim(file_id, run_id, ferry.config.LEASE_SECONDS, to_make=True)
-        if row is None:
+        rows = _claim(file_id, run_id)
+        if not rows:
             return
-        ferry.leases[file_id] = run_id
+        ferry.leases.update((row.id, run_id) for row in rows)
         try:
-            made = _run(row, run_id)
+            made = _run(rows, run_id)
         finally:
-            ferry.leases.pop(file_id, None)
+            for row in rows:
+                ferry.leases.pop(row.id, None)
             ferry.bell.ring()
         for other in made:
             if other != file_id:
                 deliver(other)
 
 
-def _run(row: FileRow, run_id: str) -> Sequence[str]:
+def _claim(file_id: str, run_id: str) -> list[FileRow]:
+    """Claim a derivative, and those that are made with it: all images by one decoding, else of one recipe."""
+    first = _claim_one(file_id, run_id)
+    if first is None:
+        return []
+    recipe, found = recipes.load_one(first), [first]
+    for other in file_queries.derivatives([first.parent_id or ""]):
+        is_alike = other.recipe_digest == first.recipe_digest or recipe.kind == "image"
+        waits = other.upload_status == UploadStatus.PENDING and other.made_at is None
+        if is_alike and waits and recipes.load_one(other).kind == recipe.kind:
+            found += filter(None, [_claim_one(other.id, run_id)])
+    return found
+
+
+def _claim_one(file_id: str, run_id: str) -> FileRow | None:
+    return File.claim(file_id, run_id, services().config.LEASE_SECONDS, to_make=True)
+
+
+def _run(rows: Sequence[FileRow], run_id: str) -> Sequence[str]:
     """Return the ids of the derivatives that have their bytes."""
-    recipe = recipes.load_one(row)
     try:
-        made = _make(row, recipe, run_id)
+        made = _make(rows, run_id)
     except LeaseLost:
-        log.info("derivative %s was taken over by another run, or deleted", row.id)
+        log.info("a derivative was taken over by another run, or deleted")
+        for row in rows:
+            File.give_back(row.id, run_id, 0)
         return ()
     except UploadError as error:
-        _fail(row, run_id, error, recipe)
+        _fail(rows, run_id, error)
         return ()
     except Exception:
-        log.exception("derivative %s was not made", row.id)
+        log.exception("a derivative was not made")
         metrics().failed("Unexpected")
-        _fail(row, run_id, ProcessorDied(UNEXPECTED), recipe)
+        _fail(rows, run_id, ProcessorDied(UNEXPECTED))
         return ()
     finally:
-        _release_original(row)
-    if row.id in made and (again := File.find(row.id)) and again.lease_owner == run_id:
+        _release_original(rows[0])
+    again = File.find(rows[0].id)
+    if again and rows[0].id in made and again.lease_owner == run_id:
         deliver_claimed(again, run_id)
     return made
 
@@ -88,28 +118,29 @@ def _release_original(row: FileRow) -> None:
         drop_bytes(parent)
 
 
-def _make(row: FileRow, recipe: Recipe, run_id: str) -> Sequence[str]:
-    ferry = services()
-    parent = File.find(row.parent_id or "")
+def _make(rows: Sequence[FileRow], run_id: str) -> Sequence[str]:
+    ferry, first = services(), rows[0]
+    parent = File.find(first.parent_id or "")
     if parent is None or parent.upload_status != UploadStatus.COMPLETE:
         raise BytesLost(ORIGINAL_GONE)
-    if row.attempts > ferry.config.MAX_ATTEMPTS:
-        raise UploadError(f"Given up after {row.attempts - 1} attempts.")
-    together = _siblings(row, recipe)
-    beat = Heartbeat(row, run_id, ferry.config.LEASE_SECONDS)
-    with Scratch(ferry.spool, f"{row.id}.{run_id}") as scratch, _original(parent, scratch, beat) as source:
-        wanted = [_declared(recipes.load_one(one), parent).dump() for one in together]
+    if first.attempts > ferry.config.MAX_ATTEMPTS:
+        raise UploadError(f"Given up after {first.attempts - 1} attempts.")
+    recipe = recipes.load_one(first)
+    beats = [Heartbeat(row, run_id, ferry.config.LEASE_SECONDS) for row in rows]
+
+    def beat() -> None:
+        for each in beats:
+            each(0)
+
+    with Scratch(ferry.spool, f"{first.id}.{run_id}") as scratch, _original(parent, scratch, beats[0]) as source:
+        wanted = {row.recipe_digest: _declared(recipes.load_one(row), parent).dump() for row in rows}
+        limits = limits_of(recipe.kind, parent, ferry.config)
+        silence = ferry.config.LEASE_SECONDS
         answer = sandbox.run(
-            LANES[recipe.kind],
-            list({one["digest"]: one for one in wanted}.values()),
-            limits_of(recipe.kind, parent, ferry.config),
-            source,
-            scratch.folder,
-            lambda: beat(0),
-            ferry.config.LEASE_SECONDS,
+            LANES[recipe.kind], list(wanted.values()), limits, source, scratch.folder, beat, silence
         )
         metrics().processed(recipe.kind, "made", answer.cpu_seconds, answer.memory_bytes)
-        return _take(row, run_id, parent, together, answer, scratch)
+        return outputs.take(rows, run_id, parent, answer, scratch)
 
 
 def _declared(recipe: Recipe, parent: FileRow) -> Recipe:
@@ -117,17 +148,6 @@ def _declared(recipe: Recipe, parent: FileRow) -> Recipe:
     charset = parse_options_header(parent.content_type)[1].get("charset", "")
     is_known = recipe.kind == "table" and charset and HINTS["encoding"].read(charset)
     return recipe._replace(values={**recipe.values, "declared_encoding": charset}) if is_known else recipe
-
-
-def _siblings(row: FileRow, recipe: Recipe) -> list[FileRow]:
-    """Return the derivatives that are made together: all images that wait, by one decoding; else of one recipe."""
-    found = [row]
-    for other in file_queries.derivatives([row.parent_id or ""]):
-        waits = other.upload_status == UploadStatus.PENDING and other.made_at is None and other.id != row.id
-        is_alike = other.recipe_digest == row.recipe_digest or recipe.kind == "image"
-        if waits and is_alike and recipes.load_one(other).kind == recipe.kind:
-            found.append(other)
-    return found
 
 
 def _original(parent: FileRow, scratch: Scratch, beat: Heartbeat) -> BinaryIO:
@@ -139,125 +159,19 @@ def _original(parent: FileRow, scratch: Scratch, beat: Heartbeat) -> BinaryIO:
     """
     ferry = services()
     if parent.spool_id == ferry.spool.id:
-        try:
+        with suppress(FileNotFoundError):
             return ferry.spool.open(parent.id)
-        except FileNotFoundError:
-            pass
     return scratch.fetch(ferry.store.read(parent.key, 0, parent.size) if parent.size else iter(()), parent, beat)
 
 
-def _take(
-    row: FileRow,
-    run_id: str,
-    parent: FileRow,
-    together: Sequence[FileRow],
-    answer: sandbox.Answer,
-    scratch: Scratch,
-) -> Sequence[str]:
-    """Take what the child has made into the spool, and record it. Trusts nothing that the child says of it."""
-    ours = {(one.recipe_digest, one.output, one.sheet_no): one for one in together}
-    there = {(one.recipe_digest, one.output, one.sheet_no): one for one in file_queries.derivatives([parent.id])}
-    known = {recipes.load_one(one).digest: recipes.load_one(one) for one in together}
-    values: dict[str, dict[str, Any]] = {}
-    further: list[FileRow] = []
-    for entry in answer.outputs[: len(known) * MOST_OUTPUTS]:
-        recipe, name = (
-            known.get(str(entry.get("recipe"))),
-            (entry.get("recipe"), entry["output"], entry["sheet_no"]),
-        )
-        if recipe is None or (name in there and name not in ours):
-            continue  # was made by an earlier run
-        child_id = ours[name].id if name in ours else new_id()
-        columns = _columns(parent, recipe, child_id, entry, scratch)
-        if name in ours:
-            values[child_id] = columns
-        else:
-            further.append(_new_row(row, parent, recipe, child_id, columns, entry))
-    error = answer.error or ("" if row.id in values else NOT_MADE)
-    kept = File.made(row.id, run_id, values, further, error or None)
-    for lost in {*values, *(one.id for one in further)} - set(kept or ()):
-        services().spool.drop(lost)
-    if kept is None:
-        raise LeaseLost
-    return [one for one in (row.id, *values, *(one.id for one in further)) if one in kept]
-
-
-MOST_OUTPUTS = 100
-
-
-def _columns(
-    parent: FileRow, recipe: Recipe, child_id: str, entry: Mapping[str, Any], scratch: Scratch
-) -> dict[str, Any]:
-    """Take one output into the spool. Returns the columns of its row."""
-    taken = scratch.take(str(entry["file"]), child_id)
-    stem = parent.name.rpartition(".")[0] or parent.name
-    ending = f"-{recipe.preset}.{recipes.extension(recipe, entry['output'])}"
-    summary = json.dumps(entry.get("summary") or {}, separators=(",", ":"))
-    return {
-        "name": stem.encode()[: 255 - len(ending)].decode(errors="ignore") + ending,
-        "key": recipes.key(recipe, parent, child_id, entry["output"], str(entry.get("sheet") or "")),
-        "size": taken.size,
-        "crc64nvme": taken.crc64nvme,
-        "sha256": None,
-        "content_type": str(entry["content_type"])[:255],
-        "detected_type": str(entry["content_type"])[:255],
-        "spool_id": services().spool.id,
-        "summary": summary if len(summary) <= MAX_SUMMARY_BYTES else "{}",
-    }
-
-
-def _new_row(
-    row: FileRow,
-    parent: FileRow,
-    recipe: Recipe,
-    child_id: str,
-    columns: Mapping[str, Any],
-    entry: Mapping[str, Any],
-) -> FileRow:
-    now = utcnow()
-    values = {**draft_values(parent, recipe, child_id), **columns}
-    values |= {"output": entry["output"], "sheet_no": entry["sheet_no"], "made_at": now, "due_at": now}
-    return File.draft(values.pop("name"), **values)
-
-
-def draft_values(parent: FileRow, recipe: Recipe, child_id: str) -> dict[str, Any]:
-    """Return the columns of a derivative's new row, which waits to be made."""
-    now, config = utcnow(), services().config
-    return {
-        "id": child_id,
-        "parent_id": parent.id,
-        "owner": parent.owner,
-        "subject": parent.subject,
-        "name": parent.name,
-        "key": recipes.key(recipe, parent, child_id, recipe.output),
-        "mode": parent.mode,
-        "size": 0,
-        "content_type": "application/octet-stream",
-        "detected_type": "",
-        "crc64nvme": "",
-        "spool_id": parent.spool_id,
-        "upload_status": UploadStatus.PENDING,
-        "attempts": 0,
-        "bytes_sent": 0,
-        "created_at": now,
-        "updated_at": now,
-        "due_at": now,
-        "retry_until": now + timedelta(seconds=config.RETRY_WINDOW_SECONDS),
-        "recipe": json.dumps(recipe.dump(), separators=(",", ":")),
-        "recipe_digest": recipe.digest,
-        "output": recipe.output,
-        "sheet_no": 0,
-    }
-
-
-def _fail(row: FileRow, run_id: str, error: UploadError, recipe: Recipe) -> None:
-    log.warning("derivative %s was not made: %s", row.id, error.detail)
+def _fail(rows: Sequence[FileRow], run_id: str, error: UploadError) -> None:
+    log.warning("derivatives were not made: %s", error.detail)
     metrics().failed(type(error).__name__)
     if outcome := OUTCOMES.get(type(error)):
-        metrics().processed(recipe.kind, outcome)
-    heals = isinstance(error, StoreError)
-    most = services().config.MAX_ATTEMPTS if heals else ATTEMPTS.get(type(error), 1)
-    if row.attempts >= most or utcnow() >= row.retry_until:
-        File.fail(row.id, run_id, error.detail)
-    else:
-        File.give_back(row.id, run_id, backoff_seconds(row.attempts), error.detail)
+        metrics().processed(recipes.load_one(rows[0]).kind, outcome)
+    most = services().config.MAX_ATTEMPTS if isinstance(error, PASSING) else ATTEMPTS.get(type(error), 1)
+    for row in rows:
+        if row.attempts >= most or utcnow() >= row.retry_until:
+            File.fail(row.id, run_id, error.detail)
+        else:
+            File.give_back(row.id, run_id, backoff_seconds(row.attempts), error.detail)

@@ -17,7 +17,7 @@ from processing.presets import NONE, Preset, Presets
 MAX_BYTES = 1024
 KEPT_DIGITS = 8
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp", "avif": "avif"}
-VARIANT, PART, REPORT, REJECTED = "variant", "part", "report", "rejected"
+OUTPUTS = VARIANT, PART, REPORT, REJECTED = "variant", "part", "report", "rejected"
 
 
 class Asked(NamedTuple):

@@ -53,7 +53,7 @@ class Slots:
             return
         for row in file_queries.derivatives([parent_id]):
             if row.made_at is None and not row.upload_status.is_final:
-                _send(row.id, row.spool_id)
+                _send(row.id)
 
     def stop(self) -> None:
         """Take no more."""
@@ -79,16 +79,16 @@ def _make_one() -> bool:
 def _hand_out() -> bool:
     """Tell the Celery workers what is due, which is then put off until they should have taken it."""
     for row in file_queries.to_make(_spool_ids(), HANDED_OUT_AT_ONCE):
-        if not _send(row.id, row.spool_id):
+        if not _send(row.id):
             return False
         File.put_forward(row.id, services().config.LEASE_SECONDS)
     return False
 
 
-def _send(file_id: str, spool_id: str) -> bool:
-    """Hand a derivative to the Celery workers of a spool. Returns False if the broker does not take it."""
+def _send(file_id: str) -> bool:
+    """Hand a derivative to the Celery workers of this spool. Returns False if the broker does not take it."""
     try:
-        services().celery.send_task(TASK, (file_id,), queue=process_queue(spool_id))
+        services().celery.send_task(TASK, (file_id,), queue=process_queue(services().spool.id))
     except (OperationalError, OSError) as error:
         log.warning("derivative %s waits, the broker is away: %s", file_id, error)
         return False

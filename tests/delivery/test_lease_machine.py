@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from flask import Flask
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -56,6 +57,8 @@ class Expected:
 class LeaseMachine(RuleBasedStateMachine):
     """One File, any number of runs that want it, and a clock."""
 
+    parent_id: str | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.now = utcnow()
@@ -66,6 +69,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.completions = 0
         self.expires_at = self.after(LIFETIME)
         self.is_erased = False
+        self.is_made = self.parent_id is None
         self.expected = Expected(self.after(LEASE))
         row = File(
             id=self.file_id,
@@ -80,6 +84,7 @@ class LeaseMachine(RuleBasedStateMachine):
             due_at=self.expected.due_at,
             retry_until=self.after(WINDOW),
             expires_at=self.expires_at,
+            parent_id=self.parent_id,
         )
         db.session.add(row)
         db.session.commit()
@@ -90,7 +95,8 @@ class LeaseMachine(RuleBasedStateMachine):
             self.now = self.after(20 * LEASE)
             undelivered = self.expected.upload_status in (UploadStatus.PENDING, UploadStatus.PROCESSING)
             assert self.is_due() == undelivered
-            assert bool(File.claim(self.file_id, new_id(), LEASE, SPOOL)) == undelivered
+            claimed = File.claim(self.file_id, new_id(), LEASE, SPOOL, to_make=not self.is_made)
+            assert bool(claimed) == undelivered
         finally:
             self.clock.stop()
 
@@ -98,7 +104,10 @@ class LeaseMachine(RuleBasedStateMachine):
         return self.now + timedelta(seconds=seconds)
 
     def is_due(self) -> bool:
-        return self.file_id in file_queries.due(SPOOL, 1000)
+        waits_to_be_made = self.file_id in [row.id for row in file_queries.to_make([SPOOL], 1000)]
+        waits_for_delivery = self.file_id in file_queries.due(SPOOL, 1000)
+        assert not (waits_to_be_made if self.is_made else waits_for_delivery)
+        return waits_for_delivery if self.is_made else waits_to_be_made
 
     def pick(self, number: int) -> Run | None:
         """A run that has not crashed, be it long out of its lease or at its end."""
@@ -108,13 +117,13 @@ class LeaseMachine(RuleBasedStateMachine):
     def holds(self, run: Run) -> bool:
         return self.expected.lease_owner == run.owner
 
-    def claim(self, spool_id: str | None) -> bool:
+    def claim(self, spool_id: str | None, to_make: bool = False) -> bool:
         """Let a new run claim the row, as far as it may."""
         over = self.expected.lease_owner is not None and self.expected.due_at <= self.now
         free = self.expected.upload_status == UploadStatus.PENDING
-        may = (free or over) and spool_id in (None, SPOOL)
+        may = (free or over) and spool_id in (None, SPOOL) and to_make != self.is_made
         run = Run(new_id(), self.after(LEASE))
-        assert bool(File.claim(self.file_id, run.owner, LEASE, spool_id)) == may
+        assert bool(File.claim(self.file_id, run.owner, LEASE, spool_id, to_make)) == may
         if may:
             self.runs.append(run)
             self.expected.attempts += 1
@@ -139,7 +148,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         if self.is_due():
-            assert self.claim(SPOOL)
+            assert self.claim(SPOOL, to_make=not self.is_made)
 
     @rule(number=ANY_RUN, seconds=st.sampled_from([1, LEASE]))
     def renew(self, number: int, seconds: int) -> None:
@@ -245,7 +254,54 @@ class LeaseMachine(RuleBasedStateMachine):
         assert self.completions == is_complete or (self.is_erased and self.completions == 1)
 
 
-def test_the_lease_holds_in_every_order(tmp_path: Path) -> None:
+class DerivativeMachine(LeaseMachine):
+    """One derivative: it is made before it is delivered, and again where its bytes are lost."""
+
+    parent_id = "f" * 32
+
+    @rule()
+    def make(self) -> None:
+        """A slot or a worker looks at it."""
+        self.claim(None, to_make=True)
+
+    @rule(number=ANY_RUN, has_bytes=st.booleans())
+    def made(self, number: int, has_bytes: bool) -> None:
+        """A run has made it, or nothing of it; a run that lost the lease records nothing."""
+        run = self.pick(number)
+        if run is None or self.is_made:
+            return
+        columns = {"size": 3, "summary": "{}"} if has_bytes else {}
+        kept = File.made(run.owner, {self.file_id: columns}, [], "no")
+        assert (kept is not None) == self.holds(run)
+        if kept is None:
+            return
+        assert (self.file_id in kept) == has_bytes
+        if has_bytes:
+            self.is_made = True
+        else:
+            self.let_go(run, True, UploadStatus.ERROR)
+
+    @rule(number=ANY_RUN)
+    def unmake(self, number: int) -> None:
+        """A delivery finds the bytes gone."""
+        run = self.pick(number)
+        if run and self.is_made:
+            unmade = File.unmake(self.file_id, run.owner)
+            self.let_go(run, unmade, UploadStatus.PENDING)
+            if unmade:
+                self.is_made = False
+                self.expected.due_at = self.now
+
+    @rule()
+    def retry_without_bytes(self) -> None:
+        in_error = self.expected.upload_status == UploadStatus.ERROR and not self.is_erased
+        assert File.retry(self.file_id, WINDOW, make=True) == in_error
+        if in_error:
+            self.expected, self.is_made = Expected(due_at=self.now), False
+
+
+@pytest.mark.parametrize("machine", [LeaseMachine, DerivativeMachine])
+def test_the_lease_holds_in_every_order(tmp_path: Path, machine: type[LeaseMachine]) -> None:
     app = Flask(__name__)
     database.init_app(app, f"sqlite:///{tmp_path / 'files.db'}", survive_power_loss=False)
     chosen = settings(
@@ -257,6 +313,6 @@ def test_the_lease_holds_in_every_order(tmp_path: Path) -> None:
     )
     with app.app_context():
         db.create_all()
-        run_state_machine_as_test(LeaseMachine, settings=chosen)
+        run_state_machine_as_test(machine, settings=chosen)
         db.session.remove()
         db.engine.dispose()

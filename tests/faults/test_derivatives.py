@@ -148,9 +148,7 @@ def test_the_web_killed_while_the_child_works(kit: Kit, tmp_path: Path) -> None:
     source.write_text(f"a,b,c\n{rows}")
     file_id = strike_the_web(kit, at_the_making, source, "orders")
     time.sleep(1)
-    working = [
-        one for one in psutil.process_iter(["cmdline"]) if "processing/child.py" in str(one.info["cmdline"])
-    ]
+    working = [one for one in psutil.process_iter(["cmdline"]) if "sandbox/child.py" in str(one.info["cmdline"])]
     assert len(working) <= 1  # that of the service as it is now
     check(kit, file_id, source, {"orders part", "orders report"})
 

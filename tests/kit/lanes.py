@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from config import Config
 from core.database import utcnow
 from models import File
-from processing import budgets, presets, sandbox
+from processing import budgets, presets
 from processing.lanes.tables.engine import database
+from processing.sandbox import parent as sandbox
 
 FILES = Path(__file__).parents[1] / "processing" / "files"
 SETTINGS = {"S3_BUCKET_NAME": "any"}

@@ -15,14 +15,15 @@ import pytest
 
 from config import MIB
 from core.errors import ProcessorDied, Unprocessable
-from processing import sandbox, walls
+from processing.sandbox import parent as sandbox
+from processing.sandbox import walls
 
 LIMITS = {"memory": 300 * MIB, "cpu": 5, "seconds": 4, "file": MIB, "files": 32}
 START = f"""
 import json, os, sys, time
-sys.path.insert(0, {str(Path(walls.__file__).parents[1])!r})
+sys.path.insert(0, {str(Path(walls.__file__).parents[2])!r})
 from pathlib import Path
-from processing import walls
+from processing.sandbox import walls
 job = json.loads(sys.argv[1])
 walls.die_with_parent()
 walls.limit(job["limits"])

@@ -12,15 +12,16 @@ from typing import Any
 import duckdb
 
 from processing.lanes.outcome import Made, Unprocessable
-from processing.lanes.tables import decoding, dialect, engine, records
+from processing.lanes.tables import engine
 from processing.lanes.tables.cleaning import Cleaning
 from processing.lanes.tables.column_types import SHEET_FORMS
 from processing.lanes.tables.engine import Column, Table
-from processing.lanes.tables.lines import Lines
 from processing.lanes.tables.names import column_names
-from processing.lanes.tables.records import Records
-from processing.lanes.tables.sheets import Sheet, read_workbook
 from processing.lanes.tables.sink import Rejected, Sink
+from processing.lanes.tables.texts import decoding, dialect, records
+from processing.lanes.tables.texts.lines import Lines
+from processing.lanes.tables.texts.records import Records
+from processing.lanes.tables.workbooks.sheets import Sheet, read_workbook
 
 SAMPLE_BYTES = 64 * 1024
 SHOWN_COLUMNS = 50

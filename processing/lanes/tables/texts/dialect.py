@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from processing.lanes.tables.lines import Lines
+from processing.lanes.tables.texts.lines import Lines
 
 DELIMITERS = ",;\t|"
 SNIFFED_LINES = 20

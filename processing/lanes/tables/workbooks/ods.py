@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from processing.lanes.outcome import Unprocessable
-from processing.lanes.tables.cells import Cell, Found, letters, number_text
 from processing.lanes.tables.sink import MAX_COLUMNS
-from processing.lanes.tables.xlsx import MAX_CELL, Archive, drain, local, parse
+from processing.lanes.tables.workbooks.cells import Cell, Found, letters, number_text
+from processing.lanes.tables.workbooks.xlsx import MAX_CELL, Archive, drain, local, parse
 
 CONTENT, MANIFEST = "content.xml", "META-INF/manifest.xml"
 NUMBERS = ("float", "percentage", "currency")

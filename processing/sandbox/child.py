@@ -23,8 +23,8 @@ def main(job: dict[str, Any]) -> int:
     Args:
         job: the `lane`, its `recipes`, and the `limits` of process and lane.
     """
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    walls = importlib.import_module("processing.walls")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    walls = importlib.import_module("processing.sandbox.walls")
     walls.die_with_parent()
     walls.limit(job["limits"])
     standing = {"network": walls.leave_network()}

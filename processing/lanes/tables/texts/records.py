@@ -10,9 +10,9 @@ from typing import Any
 
 from processing.lanes.outcome import Unprocessable
 from processing.lanes.tables.cleaning import Cleaning
-from processing.lanes.tables.dialect import MAX_CELL, Dialect
-from processing.lanes.tables.lines import BREAK, Lines
 from processing.lanes.tables.sink import STRETCH, Rejected, Sink
+from processing.lanes.tables.texts.dialect import MAX_CELL, Dialect
+from processing.lanes.tables.texts.lines import BREAK, Lines
 
 MOST_UNCLOSED = 1000
 FORMULA = ("=", "+", "-", "@")

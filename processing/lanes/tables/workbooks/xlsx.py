@@ -15,7 +15,14 @@ from typing import BinaryIO
 from xml.parsers import expat
 
 from processing.lanes.outcome import Unprocessable
-from processing.lanes.tables.cells import FIRST_SURE_SERIAL, Cell, Found, date_text, is_date_format, number_text
+from processing.lanes.tables.workbooks.cells import (
+    FIRST_SURE_SERIAL,
+    Cell,
+    Found,
+    date_text,
+    is_date_format,
+    number_text,
+)
 
 CHUNK_BYTES = 256 * 1024
 MAX_CELL = 1 << 20

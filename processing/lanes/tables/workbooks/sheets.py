@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from processing.lanes.outcome import Unprocessable
-from processing.lanes.tables import ods, xls, xlsx
-from processing.lanes.tables.cells import Cell, Found
 from processing.lanes.tables.cleaning import Cleaning
 from processing.lanes.tables.sink import MAX_COLUMNS, Sink
+from processing.lanes.tables.workbooks import ods, xls, xlsx
+from processing.lanes.tables.workbooks.cells import Cell, Found
 
 MOST_LISTED = 1000
 MOST_READINGS = 4

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 import xlrd
 
 from processing.lanes.outcome import Unprocessable
-from processing.lanes.tables.cells import FIRST_SURE_SERIAL, Cell, Found, date_text, is_date_format, number_text
+from processing.lanes.tables.workbooks.cells import (
+    FIRST_SURE_SERIAL,
+    Cell,
+    Found,
+    date_text,
+    is_date_format,
+    number_text,
+)
 
 STATES = {0: "visible", 1: "hidden", 2: "veryHidden"}
 ENCRYPTED = "EncryptedPackage".encode("utf-16-le")

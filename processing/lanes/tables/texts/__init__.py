@@ -1,0 +1,1 @@
+"""Texts: their encoding, lines, dialect and records."""

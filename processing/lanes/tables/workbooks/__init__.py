@@ -1,0 +1,1 @@
+"""Workbooks: their sheets and cells, by kind of file."""
