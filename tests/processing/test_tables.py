@@ -289,6 +289,12 @@ def test_pinned_types_reject_what_does_not_fit_and_keep_values(tmp_path: Path) -
     assert "many" in row["raw"]
 
 
+def test_what_looks_like_a_formula_is_kept_and_counted(tmp_path: Path) -> None:
+    result = lanes.text_table("a,b\n=1+1,-5\n@SUM(A1),3\nplain,4\n", tmp_path)
+    assert result.texts("a") == ["=1+1", "@SUM(A1)", "plain"]
+    assert [column["notes"] for column in result.report["columns"]] == [["cells like formulas: 2"], []]
+
+
 def test_cleaning_is_opt_in_and_counted(tmp_path: Path) -> None:
     text = "Name of It,n,empty\n x ,NA,\ny,2,\ny,2,\nTotal,4,\n"
     plain = lanes.text_table(text, tmp_path / "plain")

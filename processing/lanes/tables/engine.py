@@ -22,6 +22,7 @@ from processing.lanes.tables.sink import STRETCH, Digests, Rejected, Sink, diges
 LOOK_ROWS = 1000
 MAX_LINE = 64 << 20
 EXACT = "DECIMAL(38,12)"
+FORMULA = "left({}, 1) IN ('=', '+', '-', '@')"
 UNPROVEN = "The table could not be proven complete; nothing was written."
 SETTINGS = (
     "threads = 1",
@@ -159,6 +160,19 @@ class Table:
             counts = ", ".join(f"count(*) - count({column.text})" for column in some)
             for column, nulls in zip(some, self._run(f"SELECT {counts} FROM t").fetchone() or (), strict=True):
                 column.nulls = nulls
+
+    def count_formulas(self, columns: Sequence[Column]) -> None:
+        """Note how many texts a spreadsheet would take for a formula; they are kept as they are.
+
+        Source: https://owasp.org/www-community/attacks/CSV_Injection
+        """
+        texts = [column for column in columns if column.form is None]
+        for start in range(0, len(texts), 200):
+            some = texts[start : start + 200]
+            counts = ", ".join(f"count(*) FILTER (WHERE {FORMULA.format(column.text)})" for column in some)
+            for column, count in zip(some, self._run(f"SELECT {counts} FROM t").fetchone() or (), strict=True):
+                if count:
+                    column.notes.append(f"cells like formulas: {count}")
 
     def rows(self) -> int:
         """Return the number of rows."""

@@ -125,6 +125,7 @@ def _finish(
 ) -> str:
     """Write a part and prove it, unless too many of its rows are rejected. Returns why it was not."""
     part.table.count_nulls(part.columns)
+    part.table.count_formulas(part.columns)
     kept = part.columns
     if recipe["values"].get("drop_empty_columns"):
         rows = part.table.rows()

@@ -15,7 +15,6 @@ from processing.lanes.tables.texts.dialect import MAX_CELL, Dialect
 from processing.lanes.tables.texts.lines import BREAK, Lines
 
 MOST_UNCLOSED = 1000
-FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass
