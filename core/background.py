@@ -38,7 +38,8 @@ class Loop:
         work: one turn; returns True if more work is waiting.
         pause_seconds: between two turns when no more is waiting.
         wake: ends a pause when it is set; loops may share it.
-        patience_seconds: without a completed turn for so long, it no longer does its work.
+        patience_seconds: without a completed turn for so long, it no longer does its work; by default
+            SILENCE_SECONDS.
     """
 
     def __init__(
@@ -48,10 +49,10 @@ class Loop:
         work: Callable[[], bool],
         pause_seconds: float,
         wake: threading.Event | None = None,
-        patience_seconds: float = SILENCE_SECONDS,
+        patience_seconds: float | None = None,
     ) -> None:
         self.name = name
-        self.patience_seconds = patience_seconds
+        self._patience_seconds = patience_seconds
         self._app = app
         self._work = work
         self._pause_seconds = pause_seconds
@@ -64,6 +65,11 @@ class Loop:
     def silent_seconds(self) -> float:
         """Seconds since the last completed turn."""
         return time.monotonic() - self._last_turn
+
+    @property
+    def is_silent(self) -> bool:
+        """True if it has completed no turn for too long."""
+        return self.silent_seconds > (self._patience_seconds or SILENCE_SECONDS)
 
     def start(self) -> None:
         """Begin the first turn at once."""
@@ -122,7 +128,7 @@ def check() -> None:
         Silent: one does not.
     """
     loops = _loops_of(current_app)
-    if silent := {loop.name for loop in list(loops) if loop.silent_seconds > loop.patience_seconds}:
+    if silent := {loop.name for loop in list(loops) if loop.is_silent}:
         raise Silent(f"no completed turn for too long: {', '.join(sorted(silent))}")
 
 

@@ -24,7 +24,8 @@ exec {sys.executable} "$@"
 def folder(tmp_path: Path) -> Path:
     """A checkout, as far as make looks at it to install nothing."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements.txt", "requirements-run.txt", "constraints.txt"):
+    needed = ("requirements.txt", "requirements-run.txt", "requirements-images.txt", "requirements-tables.txt")
+    for name in (*needed, "constraints.txt"):
         (tmp_path / name).touch()
     return tmp_path
 

@@ -98,7 +98,7 @@ def test_what_is_no_metadata_is_refused_by_its_mistake(
 
 
 def test_a_field_that_comes_twice_is_refused(ferry: Ferry) -> None:
-    for name, value in (("metadata", "{}"), ("expires_in", "60"), ("process", "")):
+    for name, value in (("metadata", "{}"), ("expires_in", "60")):
         answer = post(ferry, [(name, text(value)), ("file", FILE), (name, text(value))])
         assert (answer.status_code, answer.json()["detail"]) == (400, f"Send the field '{name}' once.")
 
