@@ -47,7 +47,7 @@ for side in (2048, 1024, 320):
 DUCKDB = """
 import sys, duckdb
 duckdb.sql(f"COPY (SELECT * FROM read_csv('{sys.argv[1]}', sample_size=-1)) TO 'd.parquet' (FORMAT parquet)")
-print("price:", duckdb.sql("SELECT typeof(price) FROM 'd.parquet' LIMIT 1").fetchone()[0])
+print("price:", duckdb.sql("SELECT typeof(price) FROM 'd.parquet' LIMIT 1").fetchall()[0][0])
 """
 POLARS = """
 import sys, polars
@@ -94,9 +94,9 @@ def theirs(name: str, script: str, source: Path) -> Cost:
     """Run a few lines of another library."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(source)], cwd=folder, stdout=subprocess.PIPE, text=True
-        )
+        # By a fork of a small process: else the peak of this one would be taken for that of the child.
+        command = ["sh", "-c", 'exec "$0" "$@"', sys.executable, "-c", script, str(source)]
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
         said = process.stdout.read() if process.stdout else ""
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -264,10 +264,11 @@ def serve(folder: Path) -> None:
             seconds.append(time.monotonic() - began)
         sys.stdout.write(f"12 MP photo to three sizes COMPLETE, async, idle: {sorted(seconds)[2]:.2f} s\n")
         alone = _per_second(web)
-        for _ in range(6):
-            _post(web, folder / "a.csv", "t")
-            _post(web, folder / "48.jpg", "a,b,c")
+        ids = [_post(web, folder / "a.csv", "t") for _ in range(8)]
+        for file_id in ids:  # what is measured is the making, not the delivery of the originals
+            web.settled(file_id, 60)
         busy = _per_second(web)
+        assert web.file(ids[-1])["derivatives_status"] != "COMPLETE", "the lanes were not busy all the time"
         sys.stdout.write(
             f"uploads of 100 kB per second: {alone:.0f} alone, {busy:.0f} beside busy lanes ({busy / alone:.0%})\n"
         )

@@ -8,7 +8,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, NamedTuple, Self
 
 from core.errors import BytesLost, ProcessorDied
@@ -21,6 +21,7 @@ from storage.spool import Spool
 
 WORK = "work"
 LOCK = ".lock"
+SLOT = "slot-"
 SOURCE = "original"
 GRACE_SECONDS = 10  # between a folder's creation and its lock
 
@@ -98,17 +99,32 @@ class Scratch:
                 return Taken(incoming.size, incoming.crc64nvme)
 
 
+@contextmanager
+def slot(spool: Spool, count: int) -> Iterator[bool]:
+    """Take one of the slots that all processes with this spool share. Gives False if none is free.
+
+    Args:
+        spool: theirs.
+        count: how many slots there are.
+    """
+    (spool.folder / WORK).mkdir(exist_ok=True, mode=0o700)
+    with ExitStack() as stack:
+        for number in range(count):
+            lock = stack.enter_context(open(spool.folder / WORK / f"{SLOT}{number}", "ab"))
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+        else:
+            count = 0
+        yield count > 0
+
+
 def drop_abandoned(spool: Spool) -> None:
     """Remove the folders of dead runs; a living one holds a lock."""
-    for home in (spool.folder / WORK).glob("*"):
+    for home in (spool.folder / WORK).glob("*.*"):
         with suppress(OSError):
             if time.time() - home.stat().st_mtime < GRACE_SECONDS:
                 continue
             with suppress(FileNotFoundError), (home / LOCK).open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(home, ignore_errors=True)
-
-
-def used_bytes(spool: Spool) -> int:
-    """Return the bytes of all working folders."""
-    return sum(path.stat().st_size for path in (spool.folder / WORK).rglob("*") if path.is_file())

@@ -13,7 +13,7 @@ from core.services import services
 from delivery.queue import process_queue
 from models import File
 from processing.make import make
-from processing.scratch import drop_abandoned
+from processing.scratch import drop_abandoned, slot
 from storage import file_queries, spools
 
 log = logging.getLogger(__name__)
@@ -27,9 +27,11 @@ HANDED_OUT_AT_ONCE = 20
 class Slots:
     """Makes derivatives on PROCESS_SLOTS threads; with none it hands them to the Celery workers.
 
+    All processes of a host share so many slots: a child takes a core, and much memory.
+
     Args:
         app: the app.
-        threads: how many are made at a time.
+        threads: how many are made at a time on this host.
     """
 
     def __init__(self, app: Flask, threads: int) -> None:
@@ -67,13 +69,15 @@ def _spool_ids() -> list[str]:
 
 
 def _make_one() -> bool:
-    """Make one derivative. Returns True if there was one."""
-    if not services().spool.is_here():
+    """Make one derivative, if a slot of this host is free. Returns True if there was one."""
+    ferry = services()
+    found = file_queries.to_make(_spool_ids(), 1) if ferry.spool.is_here() else ()
+    if not found:
         return False
-    for row in file_queries.to_make(_spool_ids(), 1):
-        make(row.id)
-        return True
-    return False
+    with slot(ferry.spool, ferry.config.PROCESS_SLOTS) as is_free:
+        if is_free:
+            make(found[0].id)
+        return is_free
 
 
 def _hand_out() -> bool:

@@ -103,11 +103,11 @@ def _scale(values: dict[str, Any], facts: dict[str, Any]) -> float:
 
 def _make(source: int, recipes: list[dict[str, Any]], facts: dict[str, Any]) -> Made:
     made, order = Made(), sorted(recipes, key=lambda one: -_scale(one["values"], facts))
-    base, note = _decode(source, order[0]["values"], facts)
+    base, note = _decode(source, order[0]["values"], facts, _has_plain_colors(source))
     for number, recipe in enumerate(order):
         values = recipe["values"]
         image = _fit(base, values)
-        base = image if values["fit"] == "inside" and number == 0 else base
+        base = image if values["fit"] == "inside" else base
         file = f"{number}.{EXTENSIONS[values['format']]}"
         _save(image, file, values)
         summary = {"width": image.width, "height": image.height, "source": facts, **note}
@@ -115,14 +115,22 @@ def _make(source: int, recipes: list[dict[str, Any]], facts: dict[str, Any]) -> 
     return made
 
 
-def _decode(source: int, largest: dict[str, Any], facts: dict[str, Any]) -> tuple[pyvips.Image, dict[str, str]]:
+def _has_plain_colors(source: int) -> bool:
+    """Returns True if an image is in sRGB, or gray, so that no profile need be applied, which takes a while."""
+    header = _open(source)
+    return header.interpretation in ("srgb", "b-w") and not header.get_typeof("icc-profile-data")
+
+
+def _decode(
+    source: int, largest: dict[str, Any], facts: dict[str, Any], is_plain: bool
+) -> tuple[pyvips.Image, dict[str, str]]:
     """Decode the original once, as large as the largest size needs, upright and in sRGB."""
     scale = _scale(largest, facts)
     size = {"width": math.ceil(facts["width"] * scale), "height": math.ceil(facts["height"] * scale)}
     if largest["fit"] == "inside":
         size = {"width": largest["width"], "height": largest["height"]}
     try:
-        return _plain(_thumbnail(source, size)).copy_memory(), {}
+        return _plain(_thumbnail(source, size, {} if is_plain else {"export_profile": "srgb"})).copy_memory(), {}
     except pyvips.Error as error:
         if "profile" not in str(error) and "icc" not in str(error):
             raise
@@ -132,12 +140,12 @@ def _decode(source: int, largest: dict[str, Any], facts: dict[str, Any]) -> tupl
         return _plain(image).copy_memory(), {"profile": "the embedded color profile is damaged, and ignored"}
 
 
-def _thumbnail(source: int, size: dict[str, int]) -> pyvips.Image:
+def _thumbnail(source: int, size: dict[str, int], colors: dict[str, str]) -> pyvips.Image:
     os.lseek(source, 0, os.SEEK_SET)
     stream = pyvips.Source.new_from_descriptor(source)
     strict = "fail_on=truncated"  # by the loader's own option: libvips 8.18 forgets the one of thumbnail_source
     return pyvips.Image.thumbnail_source(
-        stream, size["width"], height=size["height"], size="down", export_profile="srgb", option_string=strict
+        stream, size["width"], height=size["height"], size="down", option_string=strict, **colors
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -36,7 +37,8 @@ def main(job: dict[str, Any]) -> int:
     threading.Thread(target=_beat, daemon=True).start()
     try:
         made = lane.run(sys.stdin.fileno(), job["recipes"], job["limits"])
-        _say({"outputs": made.outputs, "error": made.error})
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        _say({"outputs": made.outputs, "error": made.error, "used_bytes": used})
     except outcome.Unprocessable as error:
         _say({"outputs": [], "error": str(error)})
     except outcome.Unproven as error:

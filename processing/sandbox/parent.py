@@ -82,7 +82,7 @@ def run(
         stderr=subprocess.PIPE,
         cwd=scratch,
         env=ENVIRONMENT | {"TMPDIR": str(scratch)},
-        start_new_session=True,
+        process_group=0,  # not a session: the kernel would weigh it as a whole, and its niceness would be nothing
     )
     answer, said = Answer(), {}
     try:
@@ -161,7 +161,7 @@ def _end(process: subprocess.Popen[bytes], answer: Answer, is_asked: bool) -> No
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     answer.cpu_seconds = used.ru_utime + used.ru_stime
-    answer.memory_bytes = used.ru_maxrss * 1024
+    answer.memory_bytes = used.ru_maxrss * 1024  # at least what this process had when it started the child
     for stream in (process.stdout, process.stderr):
         if stream:
             stream.close()
@@ -174,6 +174,8 @@ def _judge(answer: Answer, said: dict[str, Any], code: int, limits: Mapping[str,
         raise ProofFailed(str(said.get("error"))[:300])
     if not said:
         raise ProcessorDied(_why(-code if code < 0 else code - 128, answer, limits))
+    if isinstance(used := said.get("used_bytes"), int):
+        answer.memory_bytes = min(used, answer.memory_bytes)
     answer.outputs, answer.error = said["outputs"], str(said.get("error") or "")[:300]
     if answer.error and not answer.outputs:
         raise Unprocessable(answer.error)
