@@ -84,6 +84,7 @@ class Config:
     KEY_REQUESTS_PER_MINUTE: int = _at_least(0, 6000)
     KEY_BYTES_PER_DAY: int = _at_least(0, 0)
     KEY_FILES_IN_FLIGHT: int = _at_least(0, 1000)
+    KEY_PROCESS_SECONDS_PER_DAY: int = _at_least(0, 0)
     SUBJECT_REQUESTS_PER_MINUTE: int = _at_least(0, 600)
     SUBJECT_BYTES_PER_DAY: int = _at_least(0, 0)
     SUBJECT_FILES_IN_FLIGHT: int = _at_least(0, 100)

@@ -205,6 +205,18 @@ def reserve(
         reservation.release()
 
 
+def check_processing(principal: Principal, config: Config) -> None:
+    """Check that something more may be made of an owner's files today.
+
+    Raises:
+        LimitReached: their making has taken all the computing of a day.
+    """
+    most, now = config.KEY_PROCESS_SECONDS_PER_DAY, utcnow()
+    since = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if most and file_queries.processing_seconds(principal.owner, since) >= most:
+        raise LimitReached(f"Quota exceeded: {most} seconds of processing per day.", _seconds_to_midnight())
+
+
 def forget_lapsed() -> None:
     """Remove the reservations of dead processes, and the accounts that nobody asks for any more."""
     with transaction() as connection:

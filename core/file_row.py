@@ -73,3 +73,5 @@ class FileRow(Protocol):
     """When a derivative's bytes were made; None before."""
     summary: str | None
     """What a derivative's making has found, as JSON."""
+    cpu_seconds: float | None
+    """The computing of the child that made this derivative; None where another was made along with it."""

@@ -128,12 +128,15 @@ class Acceptance:
         Raises:
             Conflict: another request has taken over the key or the room.
             KeyReused: the key belongs to another request.
+            LimitReached: no more is made of this owner's files today.
             UploadError: the principal may not upload this.
         """
         options, types = received.options, (received.content_type, received.detected_type)
         check_upload(self.principal, self.mode, self.incoming.size, types, options)
         check_options(options, services().config)
         wanted = recipes.choose(services().presets, options.process, *types)
+        if wanted:
+            quota.check_processing(self.principal, services().config)
         fingerprint = self._fingerprint(received)
         if earlier := self.claim.match(fingerprint):
             self.is_new = False

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from flask import Blueprint, Response, jsonify, request, url_for
 from werkzeug.exceptions import NotFound
 
-from access import auth
+from access import auth, quota
 from access.principal import Grant
 from core.errors import Conflict, InvalidUpload, UnsupportedUpload
 from core.services import services
@@ -57,6 +57,7 @@ def add(file_id: str) -> tuple[Response, HTTPStatus]:
         raise Conflict("Nothing is made of what was made of a file; name its original.", row.id)
     if row.upload_status != UploadStatus.COMPLETE:
         raise Conflict("Only a file that is COMPLETE can be processed.", row.id)
+    quota.check_processing(auth.principal(), services().config)
     is_new = derivatives.add(row, recipes.choose(services().presets, asked, *types))
     if is_new:
         services().slots.hand_off(row.id)

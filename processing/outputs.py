@@ -62,6 +62,8 @@ def take(rows: Sequence[FileRow], run_id: str, parent: FileRow, answer: Answer, 
             values[child_id] = columns
         else:
             further.append(_new_row(parent, recipe, child_id, columns, entry))
+    if values[rows[0].id]:
+        values[rows[0].id]["cpu_seconds"] = answer.cpu_seconds
     kept = File.made(run_id, values, further, answer.error or NOT_MADE)
     for lost in {*values, *(row.id for row in further)} - {*(kept or ())}:
         services().spool.drop(lost)

@@ -136,6 +136,15 @@ def is_needed(file_id: str) -> bool:
         return bool(connection.scalar(statement))
 
 
+def processing_seconds(owner: str, since: datetime) -> float:
+    """Return the computing of the children that have made derivatives of an owner's files since a time."""
+    statement = select(func.sum(File.cpu_seconds)).where(
+        File.owner == owner, File.created_at >= since, File.parent_id.is_not(None)
+    )
+    with db.engine.connect() as connection:
+        return connection.scalar(statement) or 0.0
+
+
 def derivatives(parent_ids: Sequence[str], connection: Connection | None = None) -> Sequence[FileRow]:
     """Return what was derived from some originals, in the order of its making.
 

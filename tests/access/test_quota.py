@@ -24,6 +24,7 @@ from access.quota import Account, ReservationRow
 from core.database import db, utcnow
 from models import File
 from tests.conftest import running_app
+from tests.kit.made import PHOTO, presets
 from tests.kit.ports import free_port
 from tests.kit.stack import RedisServer, Web, wait_for
 from tests.kit.uploads import upload
@@ -144,6 +145,40 @@ def test_files_in_flight(make: MAKE) -> None:
     assert answers[2].headers["Retry-After"]
     assert client.delete(answers[0].headers["Location"]).status_code == 204
     assert upload(client, content=b"x" * SIZE).status_code == 202
+
+
+def test_seconds_of_processing_in_a_day(make: MAKE, tmp_path: Path) -> None:
+    client = make(KEY_PROCESS_SECONDS_PER_DAY="3", **presets(tmp_path))
+
+    def ask() -> Any:
+        form = {"file": (BytesIO(PHOTO.read_bytes()), "a.jpg"), "process": "thumb"}
+        return client.post("/celery_upload", data=form)
+
+    first = ask()
+    assert first.status_code == 202
+    today, values = utcnow(), {"owner": "alice", "mode": "async", "size": 1, "content_type": "image/webp"}
+    rows = {
+        "of today": (today, 2.5),
+        "of yesterday": (today - timedelta(days=1), 100.0),
+        "of today too": (today, 1.0),
+    }
+    for number, (moment, seconds) in enumerate(rows.values()):
+        assert ask().status_code == 202
+        child = File.draft(
+            "a", id=f"{number:032}", key=f"{number}", parent_id=first.json["id"], cpu_seconds=seconds
+        )
+        vars(child).update(values, crc64nvme="", spool_id="", upload_status="COMPLETE", attempts=1, bytes_sent=1)
+        vars(child).update(dict.fromkeys(("created_at", "updated_at", "due_at", "retry_until"), moment))
+        with client.application.app_context(), db.engine.begin() as connection:
+            vars(child).update(detected_type="", recipe_digest=f"{number}", output="variant", sheet_no=0)
+            File.insert(connection, child)
+    refused = ask()
+    assert (refused.status_code, refused.json["detail"]) == (
+        429,
+        "Quota exceeded: 3 seconds of processing per day.",
+    )
+    assert int(refused.headers["Retry-After"]) <= 86_401
+    assert upload(client, content=b"x").status_code == 202  # without anything to be made
 
 
 def post_to(web: Web, headers: dict[str, str], _: int) -> int:
