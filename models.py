@@ -311,19 +311,19 @@ class File(db.Model):  # type: ignore[name-defined,misc]
             The ids of the derivatives that have their bytes now; None if the run has lost the first, and nothing
             is recorded.
         """
-        now, taken = utcnow(), {row.id for row in further}
+        now, taken, first = utcnow(), {row.id for row in further}, next(iter(values))
+        free = {"upload_status": UploadStatus.PENDING, "lease_owner": None, "due_at": now}
         with transaction() as connection:
-            for number, (one, columns) in enumerate(values.items()):
-                free = (
-                    {"upload_status": UploadStatus.PENDING, "lease_owner": None, "due_at": now} if number else {}
-                )
-                changed = {**columns, "made_at": now, **free} if columns else {"updated_at": now}
-                fill = update(cls).where(cls.id == one, *cls._held_by(run_id)).values(**changed)
-                if connection.execute(fill).rowcount == 1:
-                    taken |= {one} if columns else set()
-                elif number == 0:
-                    return None
-                if not columns:
+            held = select(cls.id).where(cls.id.in_(values), *cls._held_by(run_id)).order_by(cls.id)
+            ours = connection.scalars(held.with_for_update()).all()
+            if first not in ours:
+                return None
+            for one in ours:
+                if columns := values[one]:
+                    changed = {**columns, "made_at": now, **({} if one == first else free)}
+                    connection.execute(update(cls).where(cls.id == one).values(**changed))
+                    taken.add(one)
+                else:
                     cls._end_in(connection, _FAIL, of_file=one, run=run_id, reason=nothing)
             for row in further:
                 cls.insert(connection, row)
@@ -426,10 +426,9 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         """Hide a row and all that was derived from it."""
         now = utcnow()
         is_running = cls.upload_status == UploadStatus.PROCESSING
-        its = select(File.id).where(File.id == file_id, where, File.erased_at.is_(None))
         hide = (
             update(cls)
-            .where(or_(cls.id == file_id, cls.parent_id == file_id), cls.erased_at.is_(None), its.exists())
+            .where(cls.erased_at.is_(None))
             .values(
                 # What a run is sending now may still arrive until its lease is over.
                 due_at=case((is_running, cls.due_at), else_=now),
@@ -438,15 +437,20 @@ class File(db.Model):  # type: ignore[name-defined,misc]
                 lease_owner=None,
                 erased_at=now,
             )
-            .returning(cls.id)
         )
+        derived = select(cls.id).where(cls.parent_id == file_id, cls.erased_at.is_(None)).order_by(cls.id)
         with transaction() as connection:
-            hidden = connection.scalars(hide).all()
-            for one in hidden:
+            # Locked as by all others who lock several: first what is derived, by its id, then the original.
+            children = connection.scalars(derived.with_for_update()).all()
+            if connection.execute(hide.where(cls.id == file_id, where)).rowcount != 1:
+                return False
+            if children:
+                connection.execute(hide.where(cls.id.in_(children)))
+            for one in (file_id, *children):
                 _send(file_changed, connection, one, kind=STATUS)
                 for signal in signals:
                     _send(signal, connection, one)
-            return file_id in hidden
+            return True
 
     @classmethod
     def remove(cls, file_ids: Collection[str], where: ColumnElement[bool] | TextClause = ERASED) -> None:

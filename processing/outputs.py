@@ -21,7 +21,7 @@ from processing.scratch import Scratch
 from storage import file_queries
 
 NOT_MADE = "Processing has made nothing of this kind."
-MAX_SUMMARY_BYTES = 16 * 1024
+MAX_SUMMARY_BYTES, MAX_ENTRY_BYTES, MAX_ENTRIES = 16 * 1024, 500, 30
 MOST_OUTPUTS = 100
 MAX_TYPE = 255
 SHEET = re.compile(r"[a-z0-9_]{0,32}", re.ASCII)
@@ -93,7 +93,6 @@ def _columns(
     taken = scratch.take(entry["file"], child_id)
     stem = parent.name.rpartition(".")[0] or parent.name
     ending = f"-{recipe.preset}.{recipes.extension(recipe, entry['output'])}"
-    summary = json.dumps(entry.get("summary") or {}, separators=(",", ":"))
     return {
         "name": stem.encode()[: 255 - len(ending)].decode(errors="ignore") + ending,
         "key": recipes.key(recipe, parent, child_id, entry["output"], entry["sheet"]),
@@ -103,9 +102,19 @@ def _columns(
         "content_type": entry["content_type"][:MAX_TYPE],
         "detected_type": entry["content_type"][:MAX_TYPE],
         "spool_id": services().spool.id,
-        "summary": summary if len(summary) <= MAX_SUMMARY_BYTES else "{}",
+        "summary": _summary(entry.get("summary")),
         "error": None,
     }
+
+
+def _summary(found: Any) -> str:
+    """Return a summary as JSON; of one that is too long only what is short."""
+    whole = found if isinstance(found, dict) else {}
+    text = json.dumps(whole, separators=(",", ":"))
+    if len(text) <= MAX_SUMMARY_BYTES:
+        return text
+    short = {key: value for key, value in whole.items() if len(json.dumps(value)) <= MAX_ENTRY_BYTES}
+    return json.dumps(dict(list(short.items())[:MAX_ENTRIES]), separators=(",", ":"))
 
 
 def _new_row(

@@ -129,6 +129,12 @@ def test_an_encoding_by_hint(tmp_path: Path) -> None:
         made("duckdb--shift_jis.csv", tmp_path / "wrong", encoding="ascii")
 
 
+def test_a_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    assert list(lanes.text_table("\ufeffa,b\n1,2\n", tmp_path / "found").types) == ["a", "b"]
+    hinted = lanes.text_table("\ufeffa,b\n1,2\n", tmp_path / "hinted", encoding="utf-8")
+    assert list(hinted.types) == ["a", "b"]
+
+
 def test_a_large_decimal_is_exact(tmp_path: Path) -> None:
     assert made("duckdb--big_number.csv", tmp_path).texts("bignumber") == ["82544000000000707.52"]
 

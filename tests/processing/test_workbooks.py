@@ -184,6 +184,20 @@ def test_numbers_dates_booleans_and_texts_keep_their_kind(tmp_path: Path) -> Non
     assert result.texts("hF")[0] == "007"
 
 
+def test_pinned_types_hold_for_workbooks_too(tmp_path: Path) -> None:
+    rows = "".join(
+        f'<row r="{row}">{cell(f"A{row}", f"{row}.5")}{cell(f"B{row}", str(row))}</row>' for row in range(2, 30)
+    )
+    odd = f'<row r="30">{cell("A30", "0.125")}{cell("B30", "1")}</row>'
+    sheet = f'<row r="1">{cell("A1", "amount", "text")}{cell("B1", "n", "text")}</row>{rows}{odd}'
+    pins = {"amount": "decimal(10,2)", "n": "text"}
+    result = lanes.table(workbook(tmp_path / "a.xlsx", sheet), tmp_path / "out", columns=pins)
+    assert result.types == {"amount": "decimal(10,2)", "n": "text"}
+    assert result.texts("amount")[0] == "2.50"
+    assert result.report["records"]["rejected"] == 1
+    assert "amount is no decimal(10,2)" in (result.folder / "rejected.csv").read_text()
+
+
 def test_a_formula_without_a_value_is_null_and_counted(tmp_path: Path) -> None:
     sheet = (
         f'<row r="1">{cell("A1", "a", "text")}{cell("B1", "b", "text")}</row>'

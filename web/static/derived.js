@@ -38,9 +38,9 @@ function item(one, record) {
 const hasReport = (one, record) =>
   record.derivatives.some((other) => other.preset === one.preset && other.output === "report" && other.upload_status === "COMPLETE");
 
-function counts({ records, columns: shown }) {
+function counts({ records, column_count: wide }) {
   const lost = records.rejected ? `, ${ROWS.format(records.rejected)} rejected` : "";
-  return `${ROWS.format(records.out)} rows, ${shown.length} columns${lost}`;
+  return `${ROWS.format(records.out)} rows, ${wide} columns${lost}`;
 }
 
 function thumbnail(one) {

@@ -131,7 +131,7 @@ def _finish(
         rows = part.table.rows()
         kept = [column for column in part.columns if column.nulls < rows] or part.columns
         report["dropped_columns"] = [column.name for column in part.columns if column not in kept]
-    report["columns"] = [column.report() for column in kept]
+    report["columns"], report["column_count"] = [column.report() for column in kept], len(kept)
     report["cleaning"] = part.cleaning.report()
     error = engine.refuse_rejected(report["records"], limits["rejected_percent"])
     if not error:
@@ -207,13 +207,14 @@ def _workbook(source: int, recipe: dict[str, Any], limits: dict[str, int], about
     sheets, kind = read_workbook(source, values, limits)
     listed: list[dict[str, Any]] = []
     errors: list[str] = []
+    rejected = Rejected(REJECTED)
     used = [sheet for sheet in sheets if sheet.is_used]
     for sheet in sheets:
         listed.append(sheet.report())
         if sheet.is_used:
             report = {"source": {**about, "kind": kind}, "sheet": sheet.name}
             name = _folder(sheet.name) if len(used) > 1 else ""
-            errors.append(_sheet(made, sheet, recipe, report, limits, len(parts), name))
+            errors.append(_sheet(made, sheet, recipe, report, rejected, limits, len(parts), name))
             listed[-1] = sheet.report()
             parts.append(report)
     if not parts:
@@ -222,10 +223,15 @@ def _workbook(source: int, recipe: dict[str, Any], limits: dict[str, int], about
     if len(parts) == 1:
         whole = {**parts[0], "sheets": listed}
     for output in made.outputs:
-        output["summary"] = {**output["summary"], "sheets": listed[:SHOWN_COLUMNS]}
+        output["summary"] = {**output["summary"], "sheets": [_in_short(sheet) for sheet in listed[:SHOWN_COLUMNS]]}
+    rejected.close()
     made.error = next(filter(None, errors), "") if not made.outputs else ""
     _add_report(made, recipe, whole)
     return made
+
+
+def _in_short(sheet: dict[str, Any]) -> dict[str, Any]:
+    return {name: sheet[name] for name in ("name", "state", "used", "rows")}
 
 
 def _folder(name: str) -> str:
@@ -237,6 +243,7 @@ def _sheet(
     sheet: Sheet,
     recipe: dict[str, Any],
     report: dict[str, Any],
+    rejected: Rejected,
     limits: dict[str, int],
     number: int,
     folder: str,
@@ -254,16 +261,17 @@ def _sheet(
         for column, (name, _) in zip(columns, column_names(None, len(columns), False), strict=True):
             column.name, column.source_name = name, ""
         report["header"] = {"line": None, "how": "the first row is like the others"}
+    misfits = _pin(table, columns, values, rejected)
     rows = table.rows()
     report["records"] = {
-        "in": rows + sheet.blank,
+        "in": rows + misfits + sheet.blank,
         "out": rows,
-        "rejected": 0,
+        "rejected": misfits,
         "blank": sheet.blank,
         "preamble": sheet.preamble,
     }
     report["notes"] = sheet.notes
-    return _finish(made, Part(table, columns, cleaning, False), recipe, report, limits, number, folder)
+    return _finish(made, Part(table, columns, cleaning, misfits > 0), recipe, report, limits, number, folder)
 
 
 def _is_like(table: Table, columns: list[Column], sheet: Sheet) -> bool:
@@ -282,7 +290,7 @@ def _is_like(table: Table, columns: list[Column], sheet: Sheet) -> bool:
 def _decide_sheet(table: Table, column: Column, sheet: Sheet, values: dict[str, Any]) -> None:
     kind = sheet.kind(column.number)
     column.notes += sheet.column_notes(column.number)
-    if values["typing"] == "text" or kind == "mixed":
+    if _typing(values, column) == "text" or kind == "mixed":
         column.why = "mixed: " + ", ".join(sheet.kinds_of(column.number)) if kind == "mixed" else "text"
         return
     for form in SHEET_FORMS.get(kind, []):

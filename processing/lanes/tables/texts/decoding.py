@@ -52,10 +52,11 @@ def find(source: int, hint: str | None, declared: str | None) -> Encoding:
     Raises:
         Unprocessable: it is none of these.
     """
+    head = os.pread(source, SAMPLE_BYTES, 0)
     for name, how in ((hint, "hint"), (declared, "declared")):
         if name:
-            return Encoding(name, how)
-    head = os.pread(source, SAMPLE_BYTES, 0)
+            has_mark = codecs.lookup(name).name == "utf-8" and head.startswith(codecs.BOM_UTF8)
+            return Encoding("utf-8-sig" if has_mark else name, how)
     for mark, name in MARKS:
         if head.startswith(mark):
             return Encoding(name, "mark")
