@@ -34,7 +34,7 @@ WRONG = {
     "no kind": ("[thumb]\nwidth = 3", "[thumb] kind must be image or table, not None"),
     "another kind": ('[thumb]\nkind = "film"', "[thumb] kind must be image or table, not 'film'"),
     "no table": ("thumb = 3", "[thumb] kind must be"),
-    "unknown key": ('[thumb]\nkind = "image"\nwidht = 3', "[thumb] widht is unknown; the keys of kind image are"),
+    "unknown key": ('[thumb]\nkind = "image"\nsides = 3', "[thumb] sides is unknown; the keys of kind image are"),
     "no size": ('[thumb]\nkind = "image"', "[thumb] width or height is missing"),
     "size 0": ('[thumb]\nkind = "image"\nwidth = 0', "[thumb] width must be a number of pixels from 1 to 16384"),
     "size true": ('[thumb]\nkind = "image"\nwidth = true', "[thumb] width must be"),
