@@ -17,6 +17,7 @@ from tests.kit import made as kit
 from tests.kit.bucket import keys_of
 from tests.kit.lanes import FILES
 from tests.kit.made import PHOTO, by_preset, made, upload
+from tests.kit.ports import free_port
 from tests.kit.receiver import SECRET, Receiver
 from tests.kit.stack import BUCKET, RedisServer, S3Server, Web, Worker, wait_for
 
@@ -294,6 +295,25 @@ def test_nothing_stays_in_the_spool(web: Web) -> None:
     spool = Path(web.env["SPOOL_DIR"])
     wait_for(lambda: {path.name for path in spool.iterdir()} <= {"spool-id", "work"}, 40, "empty spool")
     assert not list((spool / "work").glob("*.*"))
+
+
+def test_of_an_original_that_fails_nothing_is_made_and_that_is_told(
+    s3: S3Server, redis_server: RedisServer, receiver: Receiver, tmp_path: Path
+) -> None:
+    nobody = {"S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
+    env = settings(tmp_path, s3, redis_server, receiver, "made/") | nobody
+    web = Web(tmp_path, env)
+    web.start()
+    try:
+        web.wait()
+        refused = upload(web, "normal", PHOTO, "thumb")
+        assert refused.status_code == 502
+        file = web.file(refused.json()["file_id"])
+    finally:
+        web.stop()
+    assert (file["upload_status"], file["derivatives_status"]) == ("ERROR", "ERROR")
+    [child] = file["derivatives"]
+    assert (child["id"], child["error"]) == (None, "The original was not delivered.")
 
 
 @pytest.mark.parametrize("mode", ["async", "celery"])

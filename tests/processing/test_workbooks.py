@@ -287,6 +287,31 @@ def test_an_archive_that_is_no_workbook_says_so(tmp_path: Path) -> None:
         lanes.table(tmp_path / "a.zip", tmp_path / "out")
 
 
+def test_a_workbook_of_excel_97_is_read(tmp_path: Path) -> None:
+    result = made("ours--kinds.xls", tmp_path)
+    assert result.types == {
+        "name": "text",
+        "zip": "text",
+        "amount": "double",
+        "whole": "bigint",
+        "day": "date",
+        "at": "timestamp",
+        "flag": "boolean",
+        "mixed": "text",
+        "share": "double",
+    }
+    assert result.texts("name") == ["Müller", "名前", "last"]
+    assert result.texts("zip") == ["00501", "10001", None]
+    assert result.texts("at")[0] == "2026-01-31 10:30:00"
+    assert result.report["columns"][-1]["notes"] == ["format: 0%"]
+    assert [(sheet["name"], sheet["used"]) for sheet in result.report["sheets"]] == [
+        ("Data", True),
+        ("Hidden", False),
+        ("Empty", False),
+    ]
+    assert result.report["sheets"][0]["hidden_rows"] == 1
+
+
 ODS = """<office:document-content xmlns:office="o" xmlns:table="t" xmlns:text="x"><office:body><office:spreadsheet>
 <table:table table:name="Data">
 <table:table-row><table:table-cell office:value-type="string"><text:p>name</text:p></table:table-cell>
