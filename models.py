@@ -15,6 +15,7 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
+    Double,
     Enum,
     Index,
     Select,
@@ -206,7 +207,7 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     sheet_no: Mapped[int | None] = mapped_column()
     made_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     summary: Mapped[str | None] = mapped_column(Text)
-    cpu_seconds: Mapped[float | None] = mapped_column()
+    cpu_seconds: Mapped[float | None] = mapped_column(Double)
 
     @classmethod
     def draft(cls, name: str, **values: Any) -> FileRow:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400)
 LOOPS = ("sweep", "clean", "webhooks", "events", "process")
+KINDS = ("image", "table")
 OUTCOMES = ("made", "unprocessable", "died", "proof_failed")
 
 
@@ -81,6 +82,10 @@ class Metrics:
             multiprocess_mode="max",
             registry=registry,
         )
+        for kind in KINDS:
+            self.processing_cpu.labels(kind)
+            for outcome in OUTCOMES:
+                self.processing.labels(kind, outcome)
         for loop in LOOPS:
             self.loop_failures.labels(loop)
         for mode in modes:  # from the start, since a rate needs the 0 before the first 1

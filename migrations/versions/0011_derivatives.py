@@ -19,7 +19,7 @@ COLUMNS = {
     "sheet_no": sa.Integer(),
     "made_at": sa.DateTime(timezone=True),
     "summary": sa.Text(),
-    "cpu_seconds": sa.Float(),
+    "cpu_seconds": sa.Double(),
 }
 
 
