@@ -1,4 +1,4 @@
-"""What processing costs: python -m bench.processing [--quick] prints CPU seconds, memory and ratios.
+"""What processing costs: make bench-processing prints CPU seconds, memory and ratios.
 
 Each thing runs in a process of its own, ours behind its walls, the others bare: Pillow's thumbnails, DuckDB's and
 polars' own CSV readers, openpyxl's read-only mode. Beside the readers stands what they have silently changed.
