@@ -120,12 +120,8 @@ def close_files(writable: Path) -> bool:
     return _libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0  # type: ignore[no-any-return]
 
 
-def landlock_version() -> int:
-    """Return the version of Landlock that the kernel has; 0 for none."""
-    return max(_landlock_version(), 0)
-
-
 def _landlock_version() -> int:
+    """Return the version of Landlock that the kernel has; less than 1 for none."""
     if not sys.platform.startswith("linux"):
         return 0
     return int(_libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, CREATE_RULESET_VERSION))

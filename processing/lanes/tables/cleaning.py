@@ -18,10 +18,9 @@ class Cleaning:
 
     Args:
         values: of the recipe.
-        width: the number of columns.
     """
 
-    def __init__(self, values: dict[str, Any], width: int) -> None:
+    def __init__(self, values: dict[str, Any]) -> None:
         self.counts: dict[str, int] = {}
         self.examples: dict[str, list[str]] = {}
         self._trim = bool(values.get("trim"))
@@ -29,7 +28,6 @@ class Cleaning:
         self._seen: set[bytes] | None = set() if values.get("drop_duplicates") else None
         self._footer = values.get("footer") == "drop"
         self._held: list[list[str]] = []
-        self._width = width
         self._is_needed = self._trim or bool(self._nulls) or self._seen is not None or self._footer
 
     def rows(self, rows: list[list[str]]) -> list[list[str]]:

@@ -69,7 +69,7 @@ def _text(source: int, recipe: dict[str, Any], limits: dict[str, int], about: di
         raise Unprocessable(EMPTY)
     lines = Lines(decoding.text(source, encoding.name))
     sink, rejected = Sink(ROWS, found.width, limits["cells"]), Rejected(REJECTED)
-    cleaning = Cleaning(values, found.width)
+    cleaning = Cleaning(values)
     fates = Records(lines, found, sink, rejected, cleaning).read()
     sink.close()
     if not any((fates.header, fates.rejected, fates.preamble, sink.rows)):
@@ -270,7 +270,6 @@ def _sheet(
         "blank": sheet.blank,
         "preamble": sheet.preamble,
     }
-    report["notes"] = sheet.notes
     return _finish(made, Part(table, columns, cleaning, misfits > 0), recipe, report, limits, number, folder)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -28,7 +28,6 @@ class Fates:
     """Rows whose further cells, all empty, were left out."""
     header: list[str] | None = None
     header_line: int = 0
-    notes: list[str] = field(default_factory=list)
 
 
 class Records:

@@ -53,7 +53,6 @@ class Sheet:
     header_line: int | None = None
     blank: int = 0
     preamble: int = 0
-    notes: list[str] = field(default_factory=list)
     rows: int = 0
     width: int = 0
     """As far as its beginning shows."""
@@ -82,7 +81,7 @@ class Sheet:
         choices = Choices(max(self.width, 1))
         for _ in range(MOST_READINGS):
             self._begin(choices)
-            sink, cleaning = Sink(path, choices.width, most_cells), Cleaning(self.values, choices.width)
+            sink, cleaning = Sink(path, choices.width, most_cells), Cleaning(self.values)
             widest = self._read(sink, cleaning, choices)
             sink.close()
             self.rows = sink.rows
