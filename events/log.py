@@ -21,6 +21,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,13 +32,16 @@ EVENTS_KEPT = timedelta(days=1)
 SETTLED = timedelta(seconds=2)  # a transaction that took its number before another ends within that time
 
 
+DERIVED = text("parent_id IS NOT NULL")
+
+
 class Event(db.Model):  # type: ignore[name-defined,misc]
     """One change of a file. Of two files' events, the one with the higher number may be committed first."""
 
     __tablename__ = "events"
     __table_args__ = (
         Index("ix_events_file_id", "file_id", "id"),
-        Index("ix_events_parent_id", "parent_id", "id"),
+        Index("ix_events_parent_id", "parent_id", "id", postgresql_where=DERIVED, sqlite_where=DERIVED),
         {"sqlite_autoincrement": True},
     )
 

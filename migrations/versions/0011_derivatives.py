@@ -10,6 +10,7 @@ depends_on = None
 
 DERIVED = sa.text("parent_id IS NOT NULL AND erased_at IS NULL")
 UNMADE = sa.text("parent_id IS NOT NULL AND made_at IS NULL AND upload_status IN ('PENDING', 'PROCESSING')")
+EVENTS = sa.text("parent_id IS NOT NULL")
 COLUMNS = {
     "process": sa.Text(),
     "parent_id": sa.String(32),
@@ -38,7 +39,9 @@ def upgrade() -> None:
         "ix_files_unmade", "files", ["spool_id", "due_at"], postgresql_where=UNMADE, sqlite_where=UNMADE
     )
     op.add_column("events", sa.Column("parent_id", sa.String(32)))
-    op.create_index("ix_events_parent_id", "events", ["parent_id", "id"])
+    op.create_index(
+        "ix_events_parent_id", "events", ["parent_id", "id"], postgresql_where=EVENTS, sqlite_where=EVENTS
+    )
 
 
 def downgrade() -> None:
