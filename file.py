@@ -39,6 +39,14 @@ KEY = re.compile(
     re.ASCII,
 )
 """Of originals, of what is made of them, and of the parts of tables."""
+VAGUE_TYPES = {
+    "application/x-empty",
+    "application/octet-stream",
+    "text/plain",
+    "text/csv",
+    "application/xml",
+}
+"""Detected media types that the bytes of many formats look like."""
 TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 MEDIA_TYPE = re.compile(
     rf'{TOKEN}/{TOKEN}[ \t]*(?:;[ \t]*(?:{TOKEN}=(?:{TOKEN}|"[ !#-\[\]-~]*")[ \t]*)?)*', re.ASCII

@@ -84,6 +84,7 @@ class Metrics:
         )
         for kind in KINDS:
             self.processing_cpu.labels(kind)
+            self.processing_memory.labels(kind)
             for outcome in OUTCOMES:
                 self.processing.labels(kind, outcome)
         for loop in LOOPS:

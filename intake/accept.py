@@ -101,6 +101,8 @@ class Acceptance:
     run: Run
     is_new: bool = True
     """False once the request has turned out to repeat an earlier one."""
+    is_type_known: bool = False
+    """True once the first bytes have told the file's type."""
 
     def arrived(self, received: ReceivedFile, chunk: bytes) -> None:
         """Handle a chunk that has arrived and is in the spool.
@@ -110,7 +112,8 @@ class Acceptance:
         """
         types = (received.content_type, received.detected_type) if received.detected_type else None
         check_upload(self.principal, self.mode, self.incoming.size, types, received.options)
-        if types:
+        if types and not self.is_type_known:  # once, before most of the bytes
+            self.is_type_known = True
             recipes.choose(services().presets, received.options.process, *types)
         self.claim.renew()
         self.reservation.renew()

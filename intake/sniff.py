@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 import filetype
 
+from file import VAGUE_TYPES
 from intake.families import FIRM, MEDIA, TEXT_MEDIA, are_alike, plain
 
 HEAD_BYTES = 8 * 1024  # as many as filetype looks at
@@ -35,8 +36,6 @@ CHUNKED = {
 QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 TRANSPORT_PACKETS = ((0, 188), (4, 192), (0, 204))
 """Where the first sync byte of a transport stream may be, and how long its packets are (ISO 13818-1)."""
-VAGUE = {EMPTY, BINARY, "text/plain", "text/csv", "application/xml"}
-"""What the bytes of many formats look like."""
 TEXTUAL = {"application/pdf", "application/postscript", "application/rtf", "image/gif"}
 """Signatures that a text may begin with and mean; "BM" or "MZ" in front of a text is a word."""
 
@@ -174,7 +173,7 @@ def refused_type(declared: str, detected: str, allowed: Collection[str], denied:
 
 def _confirms(declared: str, detected: str, allowed: Collection[str]) -> bool:
     """Returns True if the detected type is compatible with the declared one, or allowed anyway."""
-    if detected not in VAGUE:
+    if detected not in VAGUE_TYPES:
         # A picture that runs scripts must say so.
         return detected != SVG and _matches(detected, allowed)
     kind = plain(declared)

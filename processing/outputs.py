@@ -16,7 +16,7 @@ from delivery.lease import LeaseLost
 from models import File, UploadStatus
 from processing import recipes
 from processing.recipes import OUTPUTS, Recipe
-from processing.sandbox.parent import Answer
+from processing.sandbox.parent import NONSENSE, Answer
 from processing.scratch import Scratch
 from storage import file_queries
 
@@ -82,7 +82,7 @@ def _checked(entry: Any) -> dict[str, Any]:
     is_whole = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
     is_known = is_whole and entry["output"] in OUTPUTS and SHEET.fullmatch(entry["sheet"])
     if not is_known or not 0 <= entry["sheet_no"] < MOST_OUTPUTS:
-        raise ProcessorDied("Processing answered nonsense.")
+        raise ProcessorDied(NONSENSE)
     return dict(entry)
 
 

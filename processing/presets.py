@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config import ConfigError
+from file import VAGUE_TYPES
 from processing import hints
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
@@ -24,8 +25,6 @@ COLUMN_TYPE = re.compile(
 LONGEST_SIDE = 16_384
 MOST_PRECISION = 38
 RULES = "rules"
-VAGUE = {"application/x-empty", "application/octet-stream", "text/plain", "text/csv", "application/xml"}
-"""Detected types of many formats: there the declared type decides."""
 LIBRARIES = {"image": "pyvips", "table": "duckdb"}
 REQUIREMENTS = {"image": "requirements-images.txt", "table": "requirements-tables.txt"}
 TYPES = {
@@ -148,7 +147,7 @@ class Presets:
             declared: the media type as its client declares it.
             detected: the one that its bytes tell, which counts unless it is that of many formats.
         """
-        kind = declared.partition(";")[0].strip().lower() if detected in VAGUE else detected
+        kind = declared.partition(";")[0].strip().lower() if detected in VAGUE_TYPES else detected
         named = [name for pattern, names in self.rules.items() if fnmatchcase(kind, pattern) for name in names]
         found = [self.by_name[name] for name in dict.fromkeys(named)]
         return [preset for preset in found if preset.takes(detected)]
@@ -170,12 +169,21 @@ def load(path: str) -> Presets:
     except (OSError, ValueError) as error:
         raise ConfigError(f"PRESETS_FILE cannot be read: {error}") from None
     rules = found.pop(RULES, {})
-    by_name = {name: _preset(name, values) for name, values in found.items()}
+    by_name = {name: read_preset(name, values) for name, values in found.items()}
     _check_rules(rules, by_name)
     return Presets(by_name, rules)
 
 
-def _preset(name: str, values: Any) -> Preset:
+def read_preset(name: str, values: Any) -> Preset:
+    """Read one preset.
+
+    Args:
+        name: its name.
+        values: its table in PRESETS_FILE.
+
+    Raises:
+        ConfigError: it is wrong; the text names it.
+    """
     if not NAME.fullmatch(name) or name == NONE:
         raise _wrong(name, "must be named by at most 32 lower case letters, digits, - and _, and not none")
     kind = values.pop("kind", None) if isinstance(values, dict) else None

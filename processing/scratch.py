@@ -14,16 +14,16 @@ from typing import BinaryIO, NamedTuple, Self
 from core.errors import BytesLost, ProcessorDied
 from core.file_row import FileRow
 from delivery.lease import Heartbeat
+from processing.sandbox.parent import NONSENSE
 from storage.checksum import Crc64Nvme
-from storage.disk import disk_errors
+from storage.disk import disk_errors, is_locked
 from storage.section import CHUNK_BYTES
-from storage.spool import Spool
+from storage.spool import GRACE_SECONDS, Spool
 
 WORK = "work"
 LOCK = ".lock"
 SLOT = "slot-"
 SOURCE = "original"
-GRACE_SECONDS = 10  # between a folder's creation and its lock
 
 
 class Taken(NamedTuple):
@@ -83,14 +83,14 @@ class Scratch:
         """
         path = self.folder / name
         if path.parent != self.folder:
-            raise ProcessorDied("Processing answered nonsense.")
+            raise ProcessorDied(NONSENSE)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            raise ProcessorDied("Processing answered nonsense.") from None
+            raise ProcessorDied(NONSENSE) from None
         with open(descriptor, "rb") as made:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ProcessorDied("Processing answered nonsense.")
+                raise ProcessorDied(NONSENSE)
             with self._spool.receive(file_id) as incoming:
                 while chunk := made.read(CHUNK_BYTES):
                     incoming.write(chunk)
@@ -108,23 +108,21 @@ def slot(spool: Spool, count: int) -> Iterator[bool]:
         count: how many slots there are.
     """
     (spool.folder / WORK).mkdir(exist_ok=True, mode=0o700)
+    is_free = False
     with ExitStack() as stack:
         for number in range(count):
             lock = stack.enter_context(open(spool.folder / WORK / f"{SLOT}{number}", "ab"))
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_free = True
                 break
-        else:
-            count = 0
-        yield count > 0
+        yield is_free
 
 
 def drop_abandoned(spool: Spool) -> None:
     """Remove the folders of dead runs; a living one holds a lock."""
     for home in (spool.folder / WORK).glob("*.*"):
         with suppress(OSError):
-            if time.time() - home.stat().st_mtime < GRACE_SECONDS:
-                continue
-            with suppress(FileNotFoundError), (home / LOCK).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(home, ignore_errors=True)
+            is_old, lock = time.time() - home.stat().st_mtime > GRACE_SECONDS, home / LOCK
+            if is_old and not (lock.exists() and is_locked(lock)):
+                shutil.rmtree(home, ignore_errors=True)

@@ -14,7 +14,7 @@ from delivery.queue import process_queue
 from models import File
 from processing.make import make
 from processing.scratch import drop_abandoned, slot
-from storage import file_queries, spools
+from storage import file_queries
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +63,10 @@ class Slots:
             loop.stop()
 
 
-def _spool_ids() -> list[str]:
-    """Return the spools whose derivatives are made here: this one's, and those of hosts that are gone."""
-    return [services().spool.id, *(spool.id for spool in spools.lost())]
-
-
 def _make_one() -> bool:
     """Make one derivative, if a slot of this host is free. Returns True if there was one."""
     ferry = services()
-    found = file_queries.to_make(_spool_ids(), 1) if ferry.spool.is_here() else ()
+    found = file_queries.to_make(ferry.spool.id, 1) if ferry.spool.is_here() else ()
     if not found:
         return False
     with slot(ferry.spool, ferry.config.PROCESS_SLOTS) as is_free:
@@ -82,7 +77,7 @@ def _make_one() -> bool:
 
 def _hand_out() -> bool:
     """Tell the Celery workers what is due, which is then put off until they should have taken it."""
-    for row in file_queries.to_make(_spool_ids(), HANDED_OUT_AT_ONCE):
+    for row in file_queries.to_make(services().spool.id, HANDED_OUT_AT_ONCE):
         if not _send(row.id):
             return False
         File.put_forward(row.id, services().config.LEASE_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -24,6 +25,20 @@ def remove(path: Path) -> bool:
         log.warning("%s cannot be removed from the spool: %s", path.name, error)
         return False
     return True
+
+
+def is_locked(path: Path) -> bool:
+    """Returns True if a living process holds a lock on a file.
+
+    Raises:
+        OSError: the file is gone, or cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager

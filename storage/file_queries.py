@@ -7,7 +7,20 @@ from datetime import datetime
 from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, exists, func, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import aliased
 
 from core import metadata
@@ -123,9 +136,10 @@ def due(spool_id: str, limit: int) -> Sequence[str]:
         return connection.scalars(statement.order_by(File.due_at).limit(limit)).all()
 
 
-def to_make(spool_ids: Sequence[str], limit: int) -> Sequence[FileRow]:
-    """Return due derivatives of these spools that are not made yet; images first, since they are quick."""
-    statement = select(File).where(UNMADE, File.spool_id.in_(spool_ids), is_due())
+def to_make(spool_id: str, limit: int) -> Sequence[FileRow]:
+    """Return due derivatives of a spool, and of lost ones, that are not made yet; quick ones, images, first."""
+    lost = spools.lost_ids(literal(spools.lost_before(), UtcDateTime))
+    statement = select(File).where(UNMADE, or_(File.spool_id == spool_id, File.spool_id.in_(lost)), is_due())
     return read_rows(statement.order_by(File.output.desc(), File.due_at).limit(limit))
 
 

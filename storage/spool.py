@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.errors import Busy, SpoolUnavailable, UploadError
-from storage.disk import disk_errors, remove
+from storage.disk import disk_errors, is_locked, remove
 from storage.identity import Identity
 from storage.incoming import PART, Incoming
 
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 USAGE_SECONDS = 0.5
 USAGE_PAUSE = 20  # times as long as the last count took
-PART_GRACE_SECONDS = 10  # between a part's creation and its lock
+GRACE_SECONDS = 10  # between the creation of what a process writes, and its lock
 FILE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -180,9 +179,8 @@ class Spool:
     def drop_abandoned_parts(self) -> None:
         """Remove partial files of dead writers; a living writer holds a lock."""
         for part in self.folder.glob(f"*{PART}"):
-            with suppress(OSError), part.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - part.stat().st_mtime > PART_GRACE_SECONDS:
+            with suppress(OSError):
+                if time.time() - part.stat().st_mtime > GRACE_SECONDS and not is_locked(part):
                     part.unlink()
 
     def _path(self, file_id: str) -> Path:

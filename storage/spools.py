@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import BindParameter, Row, Select, String, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, String, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -79,6 +79,6 @@ def lost_before() -> datetime:
     return utcnow() - LOST_AFTER
 
 
-def lost_ids(before: BindParameter[datetime]) -> Select[str]:
+def lost_ids(before: ColumnElement[datetime]) -> Select[str]:
     """Return the query for the ids of the spools whose host is gone; `before` is `lost_before`."""
     return select(SpoolRecord.id).where(SpoolRecord.seen_at < before)

@@ -26,6 +26,7 @@ MAX_STDERR_BYTES = 8 * 1024
 LOOK_SECONDS = 0.25
 FAREWELL_SECONDS = 2.0
 GIB = 1024**3
+NONSENSE = "Processing answered nonsense."
 ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "VIPS_CONCURRENCY": "1",
@@ -122,7 +123,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
-        raise ProcessorDied("Processing answered nonsense.")
+        raise ProcessorDied(NONSENSE)
     return message
 
 

@@ -104,7 +104,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return self.now + timedelta(seconds=seconds)
 
     def is_due(self) -> bool:
-        waits_to_be_made = self.file_id in [row.id for row in file_queries.to_make([SPOOL], 1000)]
+        waits_to_be_made = self.file_id in [row.id for row in file_queries.to_make(SPOOL, 1000)]
         waits_for_delivery = self.file_id in file_queries.due(SPOOL, 1000)
         assert not (waits_to_be_made if self.is_made else waits_for_delivery)
         return waits_for_delivery if self.is_made else waits_to_be_made

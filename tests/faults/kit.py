@@ -205,6 +205,19 @@ class Kit:
         return self.s3_client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
 
 
+def arm_at_commit(kit: Kit, strike: Strike, is_statement: Callable[[bytes], bool]) -> None:
+    """Let the fault strike when the transaction of a statement is committed, and nobody knows it yet."""
+
+    def note(link: Link, data: bytes) -> bool:
+        if is_statement(data):
+            link.marks.add("statement")
+        return False
+
+    assert kit.db_proxy
+    kit.db_proxy.on_request = note
+    kit.db_proxy.on_response = lambda link, data: "statement" in link.marks and b"COMMIT\0" in data and strike()
+
+
 def starts_upload(link: Link) -> bool:
     """Whether the connection's latest request carries bytes to S3."""
     return link.request.startswith(b"PUT ") and not is_probe(link)

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.faults.conftest import started
-from tests.faults.kit import Kit, Strike, is_probe
+from tests.faults.kit import Kit, Strike, arm_at_commit, is_probe
 from tests.kit import made as made_kit
 from tests.kit.bucket import keys_of
 from tests.kit.lanes import FILES
@@ -54,15 +54,7 @@ def before_it_is_recorded(kit: Kit, strike: Strike) -> None:
 
 def when_it_is_recorded(kit: Kit, strike: Strike) -> None:
     """The row is committed, nothing is on its way to S3."""
-
-    def note(link: Link, data: bytes) -> bool:
-        if is_made(data):
-            link.marks.add("made")
-        return False
-
-    assert kit.db_proxy
-    kit.db_proxy.on_request = note
-    kit.db_proxy.on_response = lambda link, data: "made" in link.marks and b"COMMIT\0" in data and strike()
+    arm_at_commit(kit, strike, is_made)
 
 
 def is_derived(link: Link) -> bool:

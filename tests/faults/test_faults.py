@@ -14,7 +14,17 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from tests.faults.kit import MODES, NAME, Kit, Result, Strike, finishes_object, kill_worker_child, starts_upload
+from tests.faults.kit import (
+    MODES,
+    NAME,
+    Kit,
+    Result,
+    Strike,
+    arm_at_commit,
+    finishes_object,
+    kill_worker_child,
+    starts_upload,
+)
 from tests.kit.proxy import Link
 from tests.kit.stack import Service
 
@@ -37,15 +47,7 @@ def at_the_insert(kit: Kit, strike: Strike) -> None:
 
 def at_the_commit(kit: Kit, strike: Strike) -> None:
     """The row is committed, nobody knows it yet."""
-
-    def note(link: Link, data: bytes) -> bool:
-        if is_insert(data):
-            link.marks.add("insert")
-        return False
-
-    assert kit.db_proxy
-    kit.db_proxy.on_request = note
-    kit.db_proxy.on_response = lambda link, data: "insert" in link.marks and b"COMMIT\0" in data and strike()
+    arm_at_commit(kit, strike, is_insert)
 
 
 def at_the_hand_off(kit: Kit, strike: Strike) -> None:

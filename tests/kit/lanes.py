@@ -49,7 +49,7 @@ class Result(NamedTuple):
 def preset(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe of one preset, with the defaults of its keys."""
     known = {"width": 256, "height": 256, "format": "png"} if kind == "image" else {"table": "t"}
-    found = presets._preset("test", {"kind": kind, **known, **values})
+    found = presets.read_preset("test", {"kind": kind, **known, **values})
     return {"preset": "test", "kind": kind, "values": dict(found.values), "digest": "0123456789abcdef"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -280,10 +281,17 @@ def test_a_billion_laughs_are_refused(tmp_path: Path) -> None:
         lanes.table(tmp_path / "evil.xlsx", tmp_path / "out")
 
 
-def test_an_archive_that_is_no_workbook_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("member", "told"),
+    [
+        ("a.txt", "The file is an archive, and no workbook."),
+        ("xl/workbook.bin", "Workbooks of the kind .xlsb are not processed."),
+    ],
+)
+def test_an_archive_that_is_no_workbook_says_so(tmp_path: Path, member: str, told: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("a.txt", "hello")
-    with pytest.raises(Unprocessable, match="an archive, and no workbook"):
+        archive.writestr(member, "hello")
+    with pytest.raises(Unprocessable, match=re.escape(told)):
         lanes.table(tmp_path / "a.zip", tmp_path / "out")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 MOST_DIGITS = 38
 BOOLEANS = (("true", "false"), ("True", "False"), ("TRUE", "FALSE"))
@@ -38,26 +38,24 @@ def quoted(text: str) -> str:
     return "(" + " || chr(0) || ".join(f"'{part}'" for part in parts) + ")"
 
 
-class Measure(NamedTuple):
-    """What is known of a column's cells: asks DuckDB for one number about them, as of `{c}`."""
-
-    ask: Callable[[str], Any]
+Ask: TypeAlias = Callable[[str], Any]
+"""Asks DuckDB for one number about all cells of a column, `{c}`."""
 
 
-def forms(first: str, measure: Measure, hints: dict[str, Any]) -> Iterator[Form]:
+def forms(first: str, ask: Ask, hints: dict[str, Any]) -> Iterator[Form]:
     """Yield the forms that a column may have whose first cell is this, in the order they are tried.
 
     Args:
         first: its first cell that is not empty.
-        measure: asks about all of its cells.
+        ask: asks about all of its cells.
         hints: `decimal` and `date_order`, where the client knows them.
     """
     yield from _booleans(first)
-    yield from _numbers(first, measure, hints)
+    yield from _numbers(first, ask, hints)
     yield from _dates(first, hints)
     yield from _moments(first, hints)
     yield from _times(first)
-    yield from _grouped(first, measure, hints)
+    yield from _grouped(first, ask, hints)
 
 
 def _booleans(first: str) -> Iterator[Form]:
@@ -68,19 +66,19 @@ def _booleans(first: str) -> Iterator[Form]:
             yield Form("boolean", "BOOLEAN", cast, render, f"{yes}/{no}")
 
 
-def _numbers(first: str, measure: Measure, hints: dict[str, Any]) -> Iterator[Form]:
+def _numbers(first: str, ask: Ask, hints: dict[str, Any]) -> Iterator[Form]:
     if hints.get("decimal") == ",":
         if WHOLE.fullmatch(first):
             yield plain("bigint", "BIGINT")
         return
     if WHOLE.fullmatch(first):
         yield plain("bigint", "BIGINT")
-        digits = measure.ask("max(length(ltrim({c}, '-')))")
+        digits = ask("max(length(ltrim({c}, '-')))")
         if digits and 18 < digits <= MOST_DIGITS:
             yield plain(f"decimal({digits},0)", f"DECIMAL({digits},0)")
     if found := DECIMAL.fullmatch(first):
         scale = len(found[1])
-        whole = measure.ask("max(length(split_part(ltrim({c}, '-'), '.', 1)))")
+        whole = ask("max(length(split_part(ltrim({c}, '-'), '.', 1)))")
         if whole and whole + scale <= MOST_DIGITS:
             yield plain(f"decimal({whole + scale},{scale})", f"DECIMAL({whole + scale},{scale})")
     if FLOAT.fullmatch(first):
@@ -105,7 +103,7 @@ def _date_formats(text: str, hints: dict[str, Any]) -> Iterator[tuple[str, str |
     found = DATE.fullmatch(text)
     if not found:
         return
-    first, separator, second, third = found.groups()
+    first, separator, _, third = found.groups()
     orders = ["Ymd"] if len(first) == 4 else ["dmY", "mdY"] if len(third) == 4 else []
     if hinted := ORDERS.get(hints.get("date_order") or ""):
         orders = [order for order in orders if order == hinted]
@@ -114,7 +112,6 @@ def _date_formats(text: str, hints: dict[str, Any]) -> Iterator[tuple[str, str |
         for pad in ("", "-"):
             parts = [f"%{pad}{part}" if part in "dm" else f"%{part}" for part in order]
             yield separator.join(parts), order if is_open else None
-    del second
 
 
 def _dates(first: str, hints: dict[str, Any]) -> Iterator[Form]:
@@ -159,13 +156,13 @@ def _times(first: str) -> Iterator[Form]:
         yield Form("time", "TIME", cast, render, "%H:%M:%S" if found[1] else "%H:%M")
 
 
-def _grouped(first: str, measure: Measure, hints: dict[str, Any]) -> Iterator[Form]:
+def _grouped(first: str, ask: Ask, hints: dict[str, Any]) -> Iterator[Form]:
     for group in ("", *GROUPS):
         for point in (".", ","):
             is_plain = not group and point == "."
             if point == group or is_plain or hints.get("decimal") not in (None, point):
                 continue
-            if form := _grouped_form(first, group, point, measure, is_hinted="decimal" in hints):
+            if form := _grouped_form(first, group, point, ask, is_hinted="decimal" in hints):
                 yield form
 
 
@@ -187,16 +184,13 @@ def evidence(group: str, point: str) -> str:
     return f"regexp_matches({{c}}, {quoted(known)})" if known else "false"
 
 
-def _grouped_form(first: str, group: str, point: str, measure: Measure, is_hinted: bool) -> Form | None:
+def _grouped_form(first: str, group: str, point: str, ask: Ask, is_hinted: bool) -> Form | None:
     if not re.fullmatch(style(group, point), first, re.ASCII):
         return None
     scale = len(first.rpartition(point)[2]) if point in first else 0
-    clean = (
-        f"replace(replace({{c}}, {quoted(group)}, ''), {quoted(point)}, '.')"
-        if group
-        else (f"replace({{c}}, {quoted(point)}, '.')")
-    )
-    whole = measure.ask(f"max(length(split_part(ltrim({clean}, '-'), '.', 1)))")
+    ungrouped = f"replace({{c}}, {quoted(group)}, '')" if group else "{c}"
+    clean = f"replace({ungrouped}, {quoted(point)}, '.')"
+    whole = ask(f"max(length(split_part(ltrim({clean}, '-'), '.', 1)))")
     if not whole or whole + scale > MOST_DIGITS:
         return None
     sql_type = f"DECIMAL({whole + scale},{scale})"
@@ -211,8 +205,7 @@ def _grouped_form(first: str, group: str, point: str, measure: Measure, is_hinte
 
 def _regrouped(number: str, group: str) -> str:
     """Return the SQL that writes the groups of three digits into a whole number."""
-    sign = "\\\\" + group if group == "\\" else group
-    turned = f"regexp_replace(reverse({number}), '([0-9]{{3}})', '\\1' || {quoted(sign)}, 'g')"
+    turned = f"regexp_replace(reverse({number}), '([0-9]{{3}})', '\\1' || {quoted(group)}, 'g')"
     return f"reverse(regexp_replace({turned}, {quoted(re.escape(group) + '(-?)$')}, '\\1'))"
 
 

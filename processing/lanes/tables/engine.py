@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from functools import cache
+from functools import cache, partial
 from itertools import chain, repeat
 from typing import Any
 
@@ -15,14 +15,15 @@ import duckdb
 from processing.lanes.outcome import Unproven
 from processing.lanes.tables import column_types as types
 from processing.lanes.tables import value_types
-from processing.lanes.tables.column_types import Form, Measure
+from processing.lanes.tables.column_types import Form
 from processing.lanes.tables.names import identifier
 from processing.lanes.tables.sink import STRETCH, Digests, Rejected, Sink, digest, unescaped
 
 LOOK_ROWS = 1000
 MAX_LINE = 64 << 20
 EXACT = "DECIMAL(38,12)"
-FORMULA = "left({}, 1) IN ('=', '+', '-', '@')"
+FORMULA = "left({c}, 1) IN ('=', '+', '-', '@')"
+AT_ONCE = 200  # columns in one question
 UNPROVEN = "The table could not be proven complete; nothing was written."
 SETTINGS = (
     "threads = 1",
@@ -133,9 +134,7 @@ class Table:
     def prepend(self, row: Sequence[str]) -> None:
         """Put a row in front, which was taken for a header."""
         values = ", ".join(f"nullif({types.quoted(cell)}, '') AS c{number}" for number, cell in enumerate(row))
-        self._run(f"CREATE TABLE u AS SELECT {values} UNION ALL SELECT * FROM t")
-        self._run("DROP TABLE t")
-        self._run("ALTER TABLE u RENAME TO t")
+        self._replace(f"SELECT {values} UNION ALL SELECT * FROM t")
 
     def reject_misfits(self, column: Column, form: Form, rejected: Rejected) -> int:
         """Take the rows out whose cell does not fit the type that its preset pins. Returns their number.
@@ -148,18 +147,13 @@ class Table:
             raw = ",".join('"' + (cell or "").replace('"', '""') + '"' for cell in cells)
             rejected.add(number + 1, f"row {number + 1}: {column.name} is no {form.type}", raw)
         if found:
-            self._run(f"CREATE TABLE u AS SELECT * FROM t WHERE NOT coalesce({misfit}, false)")
-            self._run("DROP TABLE t")
-            self._run("ALTER TABLE u RENAME TO t")
+            self._replace(f"SELECT * FROM t WHERE NOT coalesce({misfit}, false)")
         return len(found)
 
     def count_nulls(self, columns: Sequence[Column]) -> None:
         """Count the empty cells of every column."""
-        for start in range(0, len(columns), 200):
-            some = columns[start : start + 200]
-            counts = ", ".join(f"count(*) - count({column.text})" for column in some)
-            for column, nulls in zip(some, self._run(f"SELECT {counts} FROM t").fetchone() or (), strict=True):
-                column.nulls = nulls
+        for column, nulls in self._counted(columns, "count(*) - count({c})"):
+            column.nulls = nulls
 
     def count_formulas(self, columns: Sequence[Column]) -> None:
         """Note how many texts a spreadsheet would take for a formula; they are kept as they are.
@@ -167,12 +161,14 @@ class Table:
         Source: https://owasp.org/www-community/attacks/CSV_Injection
         """
         texts = [column for column in columns if column.form is None]
-        for start in range(0, len(texts), 200):
-            some = texts[start : start + 200]
-            counts = ", ".join(f"count(*) FILTER (WHERE {FORMULA.format(column.text)})" for column in some)
-            for column, count in zip(some, self._run(f"SELECT {counts} FROM t").fetchone() or (), strict=True):
-                if count:
-                    column.notes.append(f"cells like formulas: {count}")
+        for column, count in self._counted(texts, f"count(*) FILTER (WHERE {FORMULA})"):
+            if count:
+                column.notes.append(f"cells like formulas: {count}")
+
+    def row_with(self, column: Column, condition: str) -> int | None:
+        """Return the number of the first row that meets a condition on `{c}`, from 1; None without one."""
+        found = self._one(f"SELECT rowid + 1 FROM t WHERE {about(condition, column.text)} LIMIT 1")
+        return found if found is None else int(found)
 
     def rows(self) -> int:
         """Return the number of rows."""
@@ -247,6 +243,19 @@ class Table:
         """Give the memory back."""
         self._run("DROP TABLE t")
 
+    def _counted(self, columns: Sequence[Column], expression: str) -> Iterator[tuple[Column, int]]:
+        """Yield some columns, each with a number about `{c}`; many columns are asked for at once."""
+        for start in range(0, len(columns), AT_ONCE):
+            some = columns[start : start + AT_ONCE]
+            numbers = ", ".join(about(expression, column.text) for column in some)
+            yield from zip(some, self._run(f"SELECT {numbers} FROM t").fetchone() or (), strict=True)
+
+    def _replace(self, select: str) -> None:
+        """Let the table be what a query about it finds."""
+        self._run(f"CREATE TABLE u AS {select}")
+        self._run("DROP TABLE t")
+        self._run("ALTER TABLE u RENAME TO t")
+
     def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
         try:
             return self._connection.execute(sql)
@@ -274,7 +283,7 @@ def decide(table: Table, column: Column, hints: dict[str, Any], typing: str) -> 
         column.why = "as the preset says" if first is not None else "no cell"
         return
     fitting: list[Form] = []
-    for form in types.forms(first, Measure(lambda expression: table.ask(column, expression)), hints):
+    for form in types.forms(first, partial(table.ask, column), hints):
         if table.fits(column, form):
             fitting.append(form)
             if form.order is None:
@@ -304,15 +313,10 @@ def _unambiguous(table: Table, column: Column, fitting: list[Form]) -> Form | No
 def _why_text(table: Table, column: Column, first: str) -> str:
     if not first.lstrip("+-").isdecimal():
         return "text"
-    zeros = f"SELECT rowid FROM t WHERE regexp_matches({column.text}, '^-?0[0-9]') LIMIT 1"
-    row = table._one(zeros)
-    if row is not None:
-        return f"leading zeros (row {row + 1})"
-    odd = (
-        f"SELECT rowid FROM t WHERE {column.text} IS NOT NULL AND NOT regexp_full_match({column.text}, '-?[0-9]+')"
-    )
-    row = table._one(f"{odd} LIMIT 1")
-    return f"not all alike (row {row + 1})" if row is not None else "numbers of more than 38 digits"
+    if row := table.row_with(column, "regexp_matches({c}, '^-?0[0-9]')"):
+        return f"leading zeros (row {row})"
+    row = table.row_with(column, "{c} IS NOT NULL AND NOT regexp_full_match({c}, '-?[0-9]+')")
+    return f"not all alike (row {row})" if row else "numbers of more than 38 digits"
 
 
 def pinned(name: str) -> Form:
@@ -339,7 +343,7 @@ def pin(table: Table, column: Column, name: str, hints: dict[str, Any]) -> Form:
         The form that tells which cells fit: their text can be written again, or of a number its value.
     """
     form, first = pinned(name), table.first(column)
-    alike = types.forms(first, Measure(lambda expression: table.ask(column, expression)), hints) if first else ()
+    alike = types.forms(first, partial(table.ask, column), hints) if first else ()
     form = next((one for one in alike if one.sql_type == form.sql_type and not one.needs and not one.order), form)
     column.form, column.why = form, "as the preset says"
     if form.sql_type not in ("BIGINT", "DOUBLE") and not form.sql_type.startswith("DECIMAL"):

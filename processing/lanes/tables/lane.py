@@ -21,17 +21,17 @@ from processing.lanes.tables.sink import Rejected, Sink
 from processing.lanes.tables.texts import decoding, dialect, records
 from processing.lanes.tables.texts.lines import Lines
 from processing.lanes.tables.texts.records import Records
-from processing.lanes.tables.workbooks.sheets import Sheet, read_workbook
+from processing.lanes.tables.workbooks.sheets import OLE, Sheet, read_workbook
 
 SAMPLE_BYTES = 64 * 1024
-SHOWN_COLUMNS = 50
+SHOWN_COLUMNS, MAX_FOLDER = 50, 32
 ROWS = "rows.csv"
 REJECTED, REPORT = "rejected.csv", "report.json"
 PARQUET, CSV, JSON = "application/vnd.apache.parquet", "text/csv; charset=utf-8", "application/json"
 LANE = 1
 """Counts the ways in which this lane has made tables."""
 EMPTY = "The table is empty."
-ZIP, OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+ZIP = b"PK\x03\x04"
 
 
 def prepare() -> None:
@@ -87,10 +87,8 @@ def _text(source: int, recipe: dict[str, Any], limits: dict[str, int], about: di
         "encoding": encoding.report(),
         "delimiter": {"value": found.delimiter, "how": found.how},
         "header": header,
-        **records.facts(sink, fates, lines),
+        **records.facts(table.rows(), fates, lines),
     }
-    report["records"]["out"] = table.rows()
-    report["records"]["in"] = table.rows() + fates.rejected + fates.blank
     counted = {"nuls": lines.nuls, "replacement characters": lines.replacements, "trimmed rows": fates.trimmed}
     report["notes"] = [f"{name}: {count}" for name, count in counted.items() if count]
     made = Made()
@@ -176,6 +174,11 @@ def _header(table: Table, columns: list[Column], fates: records.Fates, values: d
     )
     if hinted or not is_data or not table.rows():
         return {"line": fates.header_line, "how": "hint" if hinted else "found"}
+    return _without_header(table, columns, row)
+
+
+def _without_header(table: Table, columns: list[Column], row: list[str]) -> dict[str, Any]:
+    """Put the first row, which is no header, in front of the others."""
     table.sink.first = row
     table.prepend(row)
     for column, (name, _) in zip(columns, column_names(None, len(columns), False), strict=True):
@@ -235,7 +238,7 @@ def _in_short(sheet: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder(name: str) -> str:
-    return column_names([name], 1, True).__next__()[0][:32]
+    return next(column_names([name], 1, is_snake=True))[0][:MAX_FOLDER]
 
 
 def _sheet(
@@ -256,11 +259,7 @@ def _sheet(
         _decide_sheet(table, column, sheet, values)
     report["header"] = {"line": sheet.header_line, "how": sheet.header_how}
     if sheet.header and not sheet.is_header_known and _is_like(table, columns, sheet):
-        table.sink.first = sheet.header
-        table.prepend(sheet.header)
-        for column, (name, _) in zip(columns, column_names(None, len(columns), False), strict=True):
-            column.name, column.source_name = name, ""
-        report["header"] = {"line": None, "how": "the first row is like the others"}
+        report["header"] = _without_header(table, columns, sheet.header)
     misfits = _pin(table, columns, values, rejected)
     rows = table.rows()
     report["records"] = {
@@ -276,13 +275,10 @@ def _sheet(
 def _is_like(table: Table, columns: list[Column], sheet: Sheet) -> bool:
     kinds = sheet.header_kinds
     typed = [column for column in columns if column.form]
-    return (
-        bool(typed)
-        and all(
-            (sheet.kind(column.number) == kinds[column.number] if kinds[column.number] else True)
-            for column in typed
-        )
-        and all(table.cell_fits(column, (sheet.header or [])[column.number]) for column in typed)
+    return bool(typed) and all(
+        kinds[column.number] in ("", sheet.kind(column.number))
+        and table.cell_fits(column, (sheet.header or [])[column.number])
+        for column in typed
     )
 
 

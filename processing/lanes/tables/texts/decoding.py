@@ -78,22 +78,16 @@ def _wide(head: bytes) -> str | None:
 def _first_odd(source: int) -> int | None:
     """Return the position of the first byte that is not ASCII in a text that is not UTF-8; None if it is UTF-8."""
     decoder, position, odd = codecs.getincrementaldecoder("utf-8")(), 0, None
-    is_utf8 = True
-    for chunk in chunks(source):
-        if odd is None and not chunk.isascii():
-            odd = position + next(number for number, byte in enumerate(chunk) if byte > 127)
-        position += len(chunk)
-        try:
+    try:
+        for chunk in chunks(source):
+            if odd is None and not chunk.isascii():
+                odd = position + next(number for number, byte in enumerate(chunk) if byte > 127)
+            position += len(chunk)
             decoder.decode(chunk)
-        except UnicodeDecodeError:
-            is_utf8 = False
-            break
-    if is_utf8:
-        try:
-            decoder.decode(b"", True)
-        except UnicodeDecodeError:
-            is_utf8 = False
-    return None if is_utf8 else odd
+        decoder.decode(b"", True)
+    except UnicodeDecodeError:
+        return odd
+    return None
 
 
 def _assumed(source: int, odd: int) -> Encoding:

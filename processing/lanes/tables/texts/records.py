@@ -153,9 +153,8 @@ def _height(row: list[str]) -> int:
     return 1 + sum(len(BREAK.findall(cell)) for cell in row)
 
 
-def facts(sink: Sink, fates: Fates, lines: Lines) -> dict[str, Any]:
-    """Return what the report says of the records."""
-    out = sink.rows + (1 if sink.first else 0)
+def facts(out: int, fates: Fates, lines: Lines) -> dict[str, Any]:
+    """Return what the report says of the records; `out` of them are in the table."""
     return {
         "lines": lines.count,
         "newlines": {name: count for name, count in lines.newlines.items() if count},

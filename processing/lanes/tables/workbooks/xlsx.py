@@ -142,7 +142,7 @@ def kind_of(source: int) -> str:
         Unprocessable: it is another.
     """
     archive = Archive(source, CHUNK_BYTES)
-    if archive.has("xl/workbook.xml") or any(name.endswith("workbook.xml") for name in archive.names):
+    if any(name.endswith("workbook.xml") for name in archive.names):
         return "xlsx"
     if archive.has("content.xml") and archive.has("mimetype"):
         return "ods"
