@@ -12,6 +12,7 @@ const columns = dialog.querySelector("tbody");
 const facts = dialog.querySelector("dl");
 const rejected = dialog.querySelector("[data-action=rejected]");
 const loaded = new Map(); // addresses of thumbnails, by id
+let reported = {}; // the record and the preset whose report is open
 
 // True while anything is still to be made of a file.
 export const isMaking = (record) => ["PENDING", "PROCESSING"].includes(record.derivatives_status);
@@ -21,6 +22,7 @@ export function show(list, record) {
   const made = (record.derivatives ?? []).filter(({ output }) => !OTHERS.includes(output));
   list.hidden = made.length === 0;
   list.replaceChildren(...made.map((one) => item(one, record)));
+  if (record.id === reported.record?.id) offerRejected(record);
 }
 
 function item(one, record) {
@@ -75,15 +77,22 @@ function reportButton(one, record) {
 }
 
 async function open(one, record) {
+  reported = { record, preset: one.preset };
   const whole = await api.read(`/files/${one.id}/report`);
   const found = whole.parts?.find((part) => part.sheet === one.summary?.sheet) ?? whole.parts?.[0] ?? whole;
   dialog.querySelector(".name").textContent = record.name;
   columns.replaceChildren(...found.columns.map(columnRow));
   facts.replaceChildren(...Object.entries(about(found, whole)).flatMap(pair));
-  const lost = record.derivatives.find(({ preset, output }) => preset === one.preset && output === "rejected");
+  offerRejected(reported.record);
+  dialog.showModal();
+}
+
+// The rejected rows may land in S3 after the report: the open dialog offers them as soon as they are there.
+function offerRejected(record) {
+  reported.record = record;
+  const lost = record.derivatives.find(({ preset, output }) => preset === reported.preset && output === "rejected");
   rejected.hidden = lost?.upload_status !== "COMPLETE";
   if (!rejected.hidden) actions.makeDownload(rejected, lost, () => {});
-  dialog.showModal();
 }
 
 function about(found, whole) {
