@@ -17,7 +17,7 @@ from core.services import services
 from delivery.erase import erase
 from delivery.submit import submit
 from events.long_poll import changed, preferred_wait
-from intake.accept import accept_form
+from intake.accept import accept
 from models import File, Mode, UploadStatus
 from storage import spools
 from web.representation import file_json, own_file
@@ -34,15 +34,10 @@ def normal_upload() -> Response:
       operationId: uploadNormal
       tags: [Upload]
       x-upload: true
-      requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
+      requestBody: File
       responses: {201: Created, 502: StoreError}
     """
-    row = own_file(accept_form(Mode.NORMAL).id)
-    if row.upload_status == UploadStatus.ERROR:
-        raise StoreError(row.error or "The file is not in S3.", row.id)
-    if row.upload_status != UploadStatus.COMPLETE:  # another run has it, or had it when it was asked again
-        raise Conflict("The file is still being delivered to S3.", row.id)
-    return _answer(row, HTTPStatus.CREATED)
+    return upload(Mode.NORMAL)
 
 
 @bp.post("/async_upload")
@@ -54,10 +49,10 @@ def async_upload() -> Response:
       operationId: uploadAsync
       tags: [Upload]
       x-upload: true
-      requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
+      requestBody: File
       responses: {202: Accepted}
     """
-    return _answer(accept_form(Mode.ASYNC), HTTPStatus.ACCEPTED)
+    return upload(Mode.ASYNC)
 
 
 @bp.post("/celery_upload")
@@ -69,10 +64,51 @@ def celery_upload() -> Response:
       operationId: uploadCelery
       tags: [Upload]
       x-upload: true
-      requestBody: {required: true, content: {multipart/form-data: {schema: Form}}}
+      requestBody: File
       responses: {202: Accepted}
     """
-    return _answer(accept_form(Mode.CELERY), HTTPStatus.ACCEPTED)
+    return upload(Mode.CELERY)
+
+
+@auth.needs(Grant.UPLOAD)
+def put(mode: Mode) -> Response:
+    """Upload a file whose bytes are the whole body.
+    ---
+    put:
+      operationId: put
+      tags: [Upload]
+      x-upload: true
+      parameters: [GivenName, ContentDisposition, FerrymanMetadata, FerrymanExpiresIn, FerrymanProcess]
+      requestBody: Bytes
+      responses: {201: Created, 202: Accepted, 502: StoreError}
+    """
+    return upload(mode)
+
+
+@auth.needs(Grant.UPLOAD)
+def put_named(mode: Mode, name: str) -> Response:
+    """Upload a file whose bytes are the whole body, as `curl -T` does.
+    ---
+    put:
+      operationId: putNamed
+      tags: [Upload]
+      x-upload: true
+      parameters: [FileName, FerrymanMetadata, FerrymanExpiresIn, FerrymanProcess]
+      requestBody: Bytes
+      responses: {201: Created, 202: Accepted, 502: StoreError}
+    """
+    return upload(mode)
+
+
+# curl -T adds the name to an address that ends in a slash. Each has its endpoint, or werkzeug would redirect.
+for _endpoint, _rest, _view in (
+    ("put", "", put),
+    ("put_at_slash", "/", put),
+    ("put_named", "/<path:name>", put_named),
+):
+    for _mode in Mode:
+        _address = f"/{_mode}_upload{_rest}"
+        bp.add_url_rule(_address, _endpoint, _view, methods=["PUT"], defaults={"mode": _mode})
 
 
 @bp.get("/files/<file_id>")
@@ -137,6 +173,19 @@ def retry(file_id: str) -> Response:
     elif is_here:
         submit(file_id)
     return _answer(own_file(file_id), HTTPStatus.ACCEPTED)
+
+
+def upload(mode: Mode) -> Response:
+    """Accept the request's file, and answer as its mode does."""
+    row = accept(mode)
+    if mode != Mode.NORMAL:
+        return _answer(row, HTTPStatus.ACCEPTED)
+    row = own_file(row.id)
+    if row.upload_status == UploadStatus.ERROR:
+        raise StoreError(row.error or "The file is not in S3.", row.id)
+    if row.upload_status != UploadStatus.COMPLETE:  # another run has it, or had it when it was asked again
+        raise Conflict("The file is still being delivered to S3.", row.id)
+    return _answer(row, HTTPStatus.CREATED)
 
 
 def _status(shown: dict[str, Any]) -> Response:

@@ -19,8 +19,8 @@ from delivery.submit import submit_once_answered
 from models import File, Mode
 from processing import slots
 from processing.make import make
-from storage.incoming import Incoming
 from storage.parts import PartsUpload
+from storage.spool_file import SpoolFile
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ AHEAD_PART_BYTES = 8 * MIB  # little is left to send when the last byte has arri
 class Run:
     """The delivery of one upload, seen from its request: bytes arrive, then it is handed off or given up."""
 
-    def arrived(self, incoming: Incoming, key: str, content_type: str, chunk: bytes) -> None:
+    def arrived(self, incoming: SpoolFile, key: str, content_type: str, chunk: bytes) -> None:
         """Handle a chunk that has arrived and is in the spool.
 
         Args:
@@ -58,7 +58,7 @@ class InlineRun(Run):
     def __init__(self) -> None:
         self._ahead: PartsUpload | None = None
 
-    def arrived(self, incoming: Incoming, key: str, content_type: str, chunk: bytes) -> None:
+    def arrived(self, incoming: SpoolFile, key: str, content_type: str, chunk: bytes) -> None:
         # What must be scanned first cannot go ahead.
         if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES and not services().scanner:
             self._ahead = PartsUpload(

@@ -132,6 +132,8 @@ class Reservation:
             LimitReached: that is more than is left for now.
             Forbidden: the token has uploaded all its files.
         """
+        if not self._quotas:
+            return
         try:
             self._begin(size)
         except IntegrityError:  # another request has just opened the same account
@@ -141,16 +143,40 @@ class Reservation:
         with transaction() as connection:
             for quota, usage in zip(self._quotas, _usages(connection, self._quotas), strict=True):
                 _check(quota, usage, size)
+                _check_files(quota, usage)
             who = {"owner": self._principal.owner, "subject": self._principal.subject}
             values = {"id": self._id, "token_id": self._principal.token_id, "reserved_bytes": size, **who}
             connection.execute(insert(ReservationRow), values | {"due_at": utcnow() + self._lease})
 
+    def extend(self, size: int) -> None:
+        """Reserve up to a number of bytes in all, for an upload whose length nobody knows.
+
+        Raises:
+            LimitReached: that is more than is left for now.
+        """
+        if not any(quota.bytes_per_day for quota in self._quotas):
+            return
+        mine = ReservationRow.id == self._id
+        with transaction() as connection:
+            usages = _usages(connection, self._quotas)
+            reserved = connection.scalar(select(ReservationRow.reserved_bytes).where(mine)) or 0
+            if size <= reserved:
+                return
+            for quota, usage in zip(self._quotas, usages, strict=True):
+                _check(quota, usage, size - reserved)
+            connection.execute(update(ReservationRow).where(mine).values(reserved_bytes=size))
+
+    def keep_alive(self, connection: Connection) -> None:
+        """Begin the lease again, in the transaction of the caller."""
+        if self._quotas:
+            mine = update(ReservationRow).where(ReservationRow.id == self._id)
+            connection.execute(mine.values(due_at=utcnow() + self._lease))
+
     def renew(self) -> None:
         """Keep the reservation while the body arrives. Cheap to call: it writes each third of the lease."""
         if self._quotas and self._renewals.due():
-            mine = update(ReservationRow).where(ReservationRow.id == self._id)
             with transaction() as connection:
-                connection.execute(mine.values(due_at=utcnow() + self._lease))
+                self.keep_alive(connection)
 
     def settle(self, connection: Connection, size: int) -> None:
         """Turn the reservation into uploaded bytes and an uploaded file, in the transaction of the caller.
@@ -203,6 +229,11 @@ def reserve(
         yield reservation
     finally:
         reservation.release()
+
+
+def forget(connection: Connection, reservation_ids: Sequence[str]) -> None:
+    """Give reservations back, in the transaction of the caller."""
+    connection.execute(delete(ReservationRow).where(ReservationRow.id.in_(reservation_ids)))
 
 
 def check_processing(principal: Principal, config: Config) -> None:
@@ -261,14 +292,22 @@ def _receiving_of(holders: tuple[tuple[str, ...], ...]) -> Select[*tuple[int, ..
 
 
 def _check(quota: Quota, usage: Usage, size: int) -> None:
+    """Check that there is room for more bytes.
+
+    Raises:
+        LimitReached: there is none for now.
+    """
+    if quota.bytes_per_day and usage.bytes_today + usage.reserved_bytes + size > quota.bytes_per_day:
+        raise LimitReached(f"Quota exceeded: {quota.bytes_per_day} bytes per day.", _seconds_to_midnight())
+
+
+def _check_files(quota: Quota, usage: Usage) -> None:
     """Check that there is room for one more file.
 
     Raises:
         LimitReached: there is none for now.
         Forbidden: there will be none.
     """
-    if quota.bytes_per_day and usage.bytes_today + usage.reserved_bytes + size > quota.bytes_per_day:
-        raise LimitReached(f"Quota exceeded: {quota.bytes_per_day} bytes per day.", _seconds_to_midnight())
     if quota.files_in_flight and usage.in_flight + usage.receiving >= quota.files_in_flight:
         raise LimitReached(f"Quota exceeded: {quota.files_in_flight} files in flight.", IN_FLIGHT_SECONDS)
     if quota.files and usage.files >= quota.files:

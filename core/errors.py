@@ -34,6 +34,10 @@ class InvalidUpload(UploadError):
     status = HTTPStatus.BAD_REQUEST
 
 
+class BodyBroken(InvalidUpload):
+    """The client has closed the connection before its request was complete, or its framing is malformed."""
+
+
 class InvalidMetadata(InvalidUpload):
     """The metadata is not a flat object of texts, or too large."""
 
@@ -123,8 +127,8 @@ class ChunkedUpload(UploadError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This is one chunk of a file, and chunks sent as forms are not joined here; "
-            "turn chunking off in the client, so that it sends the whole file in one form."
+            "This is one chunk of a file, and chunks sent as forms are not joined here; turn chunking off in the"
+            " client, so that it sends the whole file, or resume uploads with tus (https://tus.io) at /uploads."
         )
 
 
@@ -183,6 +187,45 @@ class SpoolUnavailable(UploadError):
     """The spool folder is missing, unusable or another one. Its files wait until it is back."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class UploadLocked(UploadError):
+    """Another request holds the upload, or it cannot be reached now; a retry may succeed."""
+
+    status = HTTPStatus.LOCKED
+    retry_after = 1
+
+
+class UploadGone(UploadError):
+    """The upload was terminated, has expired, or has lost its bytes."""
+
+    status = HTTPStatus.GONE
+
+
+class Interrupted(UploadError):
+    """The body of a request ended early. What has arrived is kept; the client may go on there."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after = 0
+
+
+class OffsetMismatch(UploadError):
+    """The client wants to go on elsewhere than where the upload is.
+
+    Args:
+        offset: bytes that are here.
+    """
+
+    status = HTTPStatus.CONFLICT
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"The upload is at byte {offset}.")
+        self.offset = offset
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Additional response headers."""
+        return [("Upload-Offset", str(self.offset))]
 
 
 class BytesLost(UploadError):

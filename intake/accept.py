@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from flask import request
+from sqlalchemy import Connection
 
 from access import auth, quota
 from access.principal import Principal
@@ -20,19 +21,22 @@ from core.metrics import metrics
 from core.services import services
 from delivery import failed_bytes
 from intake import idempotency
-from intake.form import ReceivedFile, declared_length, read_form
+from intake.body import declared_length
+from intake.forms.form import read_form
 from intake.options import UploadOptions
 from intake.permit import check_options, check_upload, shortest
+from intake.raw import is_raw, read_raw
+from intake.received import ReceivedFile
 from models import File, Mode, UploadStatus
 from processing import recipes
 from processing.recipes import Recipe
-from storage.incoming import Incoming
+from storage.spool_file import SpoolFile
 from tasks import RUNS, Run
 from web.representation import own_file
 
 
-def accept_form(mode: Mode) -> FileRow:
-    """Accept the file of the request's multipart form.
+def accept(mode: Mode) -> FileRow:
+    """Accept the file that the request brings: in a multipart form, or as its whole body.
 
     Args:
         mode: how the file goes to S3.
@@ -47,7 +51,8 @@ def accept_form(mode: Mode) -> FileRow:
     length, key = declared_length(request, config.MAX_CONTENT_LENGTH), request.headers.get("Idempotency-Key")
     with prepare(mode, length, key) as acceptance:
         also_digest = ("sha256",) if key else ()
-        received = read_form(request, acceptance.incoming, config, acceptance.arrived, also_digest)
+        read = read_raw if is_raw(request) else read_form
+        received = read(request, acceptance.incoming, config, acceptance.arrived, also_digest)
         row = acceptance.complete(received)
     if acceptance.is_new:
         metrics().accepted(mode, row.size, time.perf_counter() - began)
@@ -97,7 +102,7 @@ class Acceptance:
     principal: Principal
     claim: idempotency.Claim
     reservation: quota.Reservation
-    incoming: Incoming
+    incoming: SpoolFile
     run: Run
     is_new: bool = True
     """False once the request has turned out to repeat an earlier one."""
@@ -110,20 +115,31 @@ class Acceptance:
         Raises:
             UploadError: the principal may not upload this.
         """
+        self.check(received)
+        self.claim.renew()
+        self.reservation.renew()
+        self.run.arrived(self.incoming, received.key, received.content_type, chunk)
+
+    def check(self, received: ReceivedFile) -> None:
+        """Check the file as far as it has arrived.
+
+        Raises:
+            UploadError: the principal may not upload this.
+        """
         types = (received.content_type, received.detected_type) if received.detected_type else None
         check_upload(self.principal, self.mode, self.incoming.size, types, received.options)
         if types and not self.is_type_known:  # once, before most of the bytes
             self.is_type_known = True
             recipes.choose(services().presets, received.options.process, *types)
-        self.claim.renew()
-        self.reservation.renew()
-        self.run.arrived(self.incoming, received.key, received.content_type, chunk)
 
-    def complete(self, received: ReceivedFile) -> FileRow:
+    def complete(
+        self, received: ReceivedFile, also: Callable[[Connection], None] = lambda connection: None
+    ) -> FileRow:
         """Commit the row of a file that has arrived, or find the row of an equal earlier request.
 
         Args:
             received: what is known of the file.
+            also: what else is written in the same transaction.
 
         Returns:
             The row; the file is this request's own if `is_new`.
@@ -152,6 +168,7 @@ class Acceptance:
             File.insert(connection, row)
             self.reservation.settle(connection, row.size)
             self.claim.finish(connection, fingerprint, row.id)
+            also(connection)
             self.incoming.release()  # a commit whose answer is lost may have happened
         return row
 

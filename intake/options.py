@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from access.tokens import LONGEST_LIFE_SECONDS
 from core import metadata
 from core.errors import InvalidUpload
-from intake import chunked_forms
+from intake.forms import chunked
 from processing import recipes
 from processing.recipes import Asked
 
@@ -42,7 +42,7 @@ def read(fields: Mapping[str, str]) -> UploadOptions:
         InvalidUpload: one is malformed.
     """
     words = fields.get("metadata", "")
-    if chunked_forms.TOTAL.search(words):  # Kendo UI's own, about a file that is one chunk
+    if chunked.TOTAL.search(words):  # Kendo UI's own, about a file that is one chunk
         words = ""
     return UploadOptions(
         metadata=metadata.read(words) if words.strip() else {},

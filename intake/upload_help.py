@@ -7,7 +7,7 @@ import shlex
 from flask import Blueprint, Response, jsonify, request
 
 from access import auth
-from intake import chunked_forms
+from intake.forms import chunked
 from models import Mode
 from web.pages import MODES, page, varied, wants_page
 
@@ -23,7 +23,7 @@ def upload_help(mode: Mode) -> Response:
     ---
     get: {operationId: getHelp, tags: [Service], responses: {200: Help}}
     """
-    chunked_forms.refuse_look_up(request.args)
+    chunked.refuse_look_up(request.args)
     if wants_page():
         return page(mode)
     host = request.headers.get("Host") or request.host  # as it was sent: not every name can be shown in Unicode

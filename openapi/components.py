@@ -84,9 +84,33 @@ PARAMETERS: dict[str, Piece] = {
             pattern="^([0-9]{1,18})?$",
         ),
     ),
+    "FileName": _parameter("path", "name", text("The file's name.", minLength=1, maxLength=100), "report.pdf")
+    | {"required": True},
+    "GivenName": _query("name", text("The file's name, where the address and Content-Disposition have none.")),
+    "ContentDisposition": _header(
+        "Content-Disposition", text("Gives the file's name, in `filename*` (RFC 6266) or `filename`.")
+    ),
+    "FerrymanMetadata": _header(
+        "Ferryman-Metadata",
+        text("As the form's field `metadata`: a JSON object of texts, in UTF-8 or with escapes."),
+    ),
+    "FerrymanExpiresIn": _header("Ferryman-Expires-In", text("As the form's field `expires_in`: seconds.")),
+    "FerrymanProcess": _header("Ferryman-Process", text("As the form's field `process`: names of presets.")),
     "Proxy": _query("proxy", text("`1` for the bytes themselves instead of a redirect to S3.", enum=["1"])),
     **{name.title(): _query(name, dict(one.schema)) for name, one in listing.PARAMETERS.items()},
 }
+
+BYTES: Piece = {"application/octet-stream": {"schema": {}}}
+FORM: Piece = {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/Form"}}}
+BODIES: dict[str, Piece] = {
+    "File": {
+        "description": "A form with the file; or the file itself, with any other type.",
+        "required": True,
+        "content": {**FORM, **BYTES},
+    },
+    "Bytes": {"description": "The file itself, with any type.", "content": BYTES},
+}
+"""What a request that uploads has in its body."""
 
 LIMITS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 SOMETIMES = (*LIMITS, "Preference-Applied")

@@ -26,9 +26,9 @@ bp = Blueprint("openapi", __name__, static_folder=VIEWER, static_url_path="/docs
 ABOUT = """\
 Ferryman takes a file, answers at once, and lands it in S3 exactly once, whatever crashes in between.
 
-Post a file as a form to one of the three upload addresses: `/normal_upload` answers when it is in S3, \
-`/async_upload` and `/celery_upload` at once. The response is the File as JSON; `Location` is the address \
-for its status, to read, to wait for, or to watch as a stream of events.
+Send a file to one of the three upload addresses, as a form or as the whole body: `/normal_upload` answers when \
+it is in S3, `/async_upload` and `/celery_upload` at once. The response is the File as JSON; `Location` is the \
+address for its status, to read, to wait for, or to watch as a stream of events.
 
 Every endpoint for files needs a credential, in the header `Authorization: Bearer ...`: an API key \
 (`fm_...`, from the operator's `flask keys create NAME`) in a backend; in a browser an upload token \
@@ -40,7 +40,7 @@ A key sees all files of its owner, a token or JWT those of its user. In a servic
 Errors are `application/problem+json` (RFC 9457), with one sentence in `detail`. Send an `Idempotency-Key` with \
 an upload, and it is safe to repeat after any error: there will be no second file."""
 TAGS = {
-    "Upload": "Three ways to upload a file. All take the same form and return a File.",
+    "Upload": "Three ways to upload a file. All take a form, or the file as the whole body, and return a File.",
     "Files": "Your files: status, bytes, deletion.",
     "Watch": "Events instead of polling.",
     "Tokens": "Credentials for the browsers of your users.",
@@ -83,6 +83,8 @@ class ViewPlugin(BasePlugin):
             if operation.pop("x-upload", False):
                 operation["parameters"] = [*operation.get("parameters", []), *UPLOAD_PARAMETERS]
                 errors |= UPLOAD
+            if isinstance(body := operation.get("requestBody"), str):
+                operation["requestBody"] = components.BODIES[body]
             if unknown := set(operation) - FIELDS:
                 raise ValueError(f"{view.__name__}: its docstring has unknown fields: {', '.join(unknown)}")
             operation["responses"] = dict(sorted((errors | operation["responses"]).items()))
@@ -149,7 +151,8 @@ def build(app: Flask) -> dict[str, Any]:
         spec.tag({"name": name, "description": about})
     _add_components(spec)
     for rule in app.url_map.iter_rules():
-        if not auth.is_static(rule.endpoint):
+        is_alias = rule.rule.endswith("/") and rule.rule != "/"
+        if not auth.is_static(rule.endpoint) and not is_alias:
             view = app.view_functions[rule.endpoint]
             spec.path(FlaskPlugin.flaskpath2openapi(rule.rule), operations=_operations(app, rule), view=view)
     return spec.to_dict()
@@ -197,20 +200,23 @@ def without_references(node: Any, whole: dict[str, Any]) -> Any:
 def curl(path: str, method: str, operation: dict[str, Any]) -> str:
     """Return a curl command for an operation."""
     words = ["curl"]
-    is_form = "multipart/form-data" in operation.get("requestBody", {}).get("content", {})
-    if method != "get" and not is_form:
+    body = operation.get("requestBody", {}).get("content", {})
+    is_form = "multipart/form-data" in body
+    if method == "put":
+        words.append("-T report.pdf")
+    elif method != "get" and not is_form:
         words.append(f"-X {method.upper()}")
     if "security" not in operation:
         words.append('-H "Authorization: Bearer $KEY"')
     if is_form:
         words.append("-F file=@report.pdf")
-    if example := operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example"):
+    if example := body.get("application/json", {}).get("example"):
         words.append(f"-H 'Content-Type: application/json' -d '{json.dumps(example)}'")
     if "text/event-stream" in operation["responses"].get("200", {}).get("content", {}):
         words.append("-N")
     if "302" in operation["responses"]:
         words.append("-L -OJ")
-    return " ".join([*words, "$FERRYMAN" + path.replace("{file_id}", schemas.FILE_ID)])
+    return " ".join([*words, "$FERRYMAN" + path.replace("{file_id}", schemas.FILE_ID).replace("{name}", "")])
 
 
 def marked(text: str) -> Markup:

@@ -7,8 +7,8 @@ from typing import Any
 from access.principal import USER_GRANTS
 from access.tokens import LEAST_SECONDS, MAX_SUBJECT, MOST_SECONDS
 from core.metadata import MAX_NAMES
-from intake.form import FIELD
-from intake.form_parser import FORM_MAX_PARTS
+from intake.forms.form import FIELD
+from intake.forms.parser import FORM_MAX_PARTS
 from models import PROGRESS, STATUS, Mode, UploadStatus
 from web.links import DISPOSITIONS
 from web.links import MOST_SECONDS as LINK_MOST

@@ -33,6 +33,13 @@ class Crc64Nvme:
             crc.update(chunk)
         return crc
 
+    @classmethod
+    def parse(cls, text: str) -> Crc64Nvme:
+        """Return the checksum that `text` has written."""
+        crc = cls()
+        crc._crc = int.from_bytes(base64.b64decode(text), "big")
+        return crc
+
     def text(self) -> str:
         """Return base64 of the big-endian value, as S3 writes it."""
         return base64.b64encode(self._crc.to_bytes(8, "big")).decode()

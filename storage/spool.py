@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -15,8 +16,10 @@ from typing import BinaryIO
 
 from core.errors import Busy, SpoolUnavailable, UploadError
 from storage.disk import disk_errors, is_locked, remove
+from storage.growing import UP
 from storage.identity import Identity
 from storage.incoming import PART, Incoming
+from storage.writers import STOP, Writers
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,8 @@ USAGE_SECONDS = 0.5
 USAGE_PAUSE = 20  # times as long as the last count took
 GRACE_SECONDS = 10  # between the creation of what a process writes, and its lock
 FILE_ID = re.compile(r"[0-9a-f]{32}")
+PREFIX = re.compile(r"[0-9a-f]{8}")
+UPLOADS_SHARE = 2  # half of the spool, so that uploads that wait for their clients leave room for all others
 
 
 class Spool:
@@ -41,7 +46,9 @@ class Spool:
         self.folder = folder
         self.max_bytes = max_bytes
         self.fsync = fsync
-        self._used, self._next_count, self._counting = 0, 0.0, threading.Lock()
+        self.writers = Writers(folder)
+        self._used, self._growing = 0, 0
+        self._next_count, self._counting = 0.0, threading.Lock()
         self._identity = Identity(folder)
         self.check, self.is_here = self._identity.check, self._identity.is_here
 
@@ -49,6 +56,11 @@ class Spool:
     def id(self) -> str:
         """The spool's identity, which moves with the folder; empty while the folder is unusable."""
         return self._identity.id
+
+    @property
+    def prefix(self) -> str:
+        """The first eight characters of the ids of its uploads, by which a proxy finds their host."""
+        return self.id[:8] if PREFIX.match(self.id) else hashlib.sha256(self.id.encode()).hexdigest()[:8]
 
     def check_writable(self) -> None:
         """Check that the spool is available and writable.
@@ -89,6 +101,26 @@ class Spool:
             return False
         return True
 
+    def room(self) -> int | None:
+        """Return how many more bytes its own limit lets in; None without one."""
+        return self.max_bytes - self.used_bytes() if self.max_bytes else None
+
+    def require_for_upload(self, more: int) -> None:
+        """Check that so many more bytes of uploads in progress fit, which may hold half of the spool.
+
+        Raises:
+            Busy: they do not.
+            SpoolUnavailable: the spool is not there.
+        """
+        self.require(more)
+        if self.max_bytes and self._growing + more > self.max_bytes // UPLOADS_SHARE:
+            raise Busy("Too much is held by uploads in progress; try again later.")
+
+    def growing_bytes(self) -> int:
+        """Return the bytes of all uploads in progress. Counted as `used_bytes`."""
+        self.used_bytes()
+        return self._growing
+
     def used_bytes(self) -> int:
         """Return the bytes of all files, partial ones too. Counted every half second; less often if large."""
         is_first = not self._next_count  # else the last count will do while another thread counts
@@ -103,7 +135,9 @@ class Spool:
         began = time.monotonic()
         if began >= self._next_count:  # nobody has counted while this thread waited
             with suppress(OSError):  # then it is not there, and comes back with what it held
-                self._used = sum(_size(entry) for entry in os.scandir(self.folder))
+                sizes = {entry.name: _size(entry) for entry in os.scandir(self.folder)}
+                self._used = sum(sizes.values())
+                self._growing = sum(size for name, size in sizes.items() if name.endswith(UP))
             ended = time.monotonic()
             self._next_count = ended + max(USAGE_SECONDS, USAGE_PAUSE * (ended - began))
 
@@ -120,13 +154,15 @@ class Spool:
             SpoolUnavailable: the spool is not there, or cannot be written.
         """
         self.require(expected_bytes)
-        incoming = Incoming(self, self._path(file_id), expected_bytes)
+        incoming = Incoming(self, self.path(file_id), expected_bytes)
         try:
             yield incoming
         except BaseException:
             if not incoming.is_released:
                 incoming.discard()
             raise
+        finally:
+            incoming.close()
 
     def open(self, file_id: str) -> BinaryIO:
         """Open a kept file for reading.
@@ -135,7 +171,7 @@ class Spool:
             FileNotFoundError: it is not in this spool.
             SpoolUnavailable: the spool is not there.
         """
-        path = self._path(file_id)
+        path = self.path(file_id)
         try:
             return path.open("rb")
         except FileNotFoundError:
@@ -148,7 +184,7 @@ class Spool:
         Raises:
             SpoolUnavailable: the spool is not there.
         """
-        path = self._path(file_id)
+        path = self.path(file_id)
         with disk_errors():
             if path.exists():
                 return True
@@ -158,7 +194,7 @@ class Spool:
     def drop(self, file_id: str) -> bool:
         """Remove a kept file, which may be gone already. Returns False if it may be there still."""
         self._next_count = min(self._next_count, time.monotonic())  # so that the room is seen at once
-        return remove(self._path(file_id)) and self.is_here()
+        return remove(self.path(file_id)) and self.is_here()
 
     def kept(self) -> list[str]:
         """Return the ids of all kept files.
@@ -169,21 +205,39 @@ class Spool:
         with disk_errors():
             return [name for name in os.listdir(self.folder) if FILE_ID.fullmatch(name)]
 
+    def growing(self) -> list[str]:
+        """Return the ids of all uploads in progress.
+
+        Raises:
+            SpoolUnavailable: the spool is not there.
+        """
+        with disk_errors():
+            names = [Path(name) for name in os.listdir(self.folder)]
+        return [name.stem for name in names if name.suffix == UP and FILE_ID.fullmatch(name.stem)]
+
     def age_seconds(self, file_id: str) -> float:
         """Return the age of a kept file in seconds; 0 if it is gone."""
         try:
-            return time.time() - self._path(file_id).stat().st_mtime
+            return time.time() - self.path(file_id).stat().st_mtime
         except FileNotFoundError:
             return 0
 
     def drop_abandoned_parts(self) -> None:
-        """Remove partial files of dead writers; a living writer holds a lock."""
+        """Remove partial files of dead writers, which hold no lock, and questions about ended uploads."""
         for part in self.folder.glob(f"*{PART}"):
             with suppress(OSError):
                 if time.time() - part.stat().st_mtime > GRACE_SECONDS and not is_locked(part):
                     part.unlink()
+        for stop in self.folder.glob(f"*{STOP}"):
+            if not stop.with_suffix(UP).exists():
+                remove(stop)
 
-    def _path(self, file_id: str) -> Path:
+    def path(self, file_id: str) -> Path:
+        """Return where a file is kept.
+
+        Raises:
+            ValueError: that is no id.
+        """
         if not FILE_ID.fullmatch(file_id):
             raise ValueError("not a File id")
         return self.folder / file_id

@@ -18,7 +18,10 @@ import file
 from access import keys, origin
 from core import logs
 from delivery import scanner
-from intake import chunked_forms, digests, form_disposition, form_parser, sniff
+from intake import digests, sniff
+from intake.forms import chunked
+from intake.forms import disposition as form_disposition
+from intake.forms import parser as form_parser
 from ops.server import framing
 from storage.s3 import errors as s3_errors
 from web import disposition, ranges
@@ -28,8 +31,8 @@ SHELL = sniff.SCRIPTS[0][0]
 # How the product uses each, what the text begins with, and what is repeated in it.
 CASES: list[tuple[str, Use, str, list[str]]] = [
     ("keys.KEY", keys.KEY.fullmatch, "fm_", ["a", "0", "_"]),
-    ("chunked_forms.TOTAL", chunked_forms.TOTAL.search, "", ['"totalChunks"', '"totalChunks"  :  ', '"', " "]),
-    ("chunked_forms.TOTAL, blanks", chunked_forms.TOTAL.search, '"totalChunks"', [" ", ": "]),
+    ("chunked.TOTAL", chunked.TOTAL.search, "", ['"totalChunks"', '"totalChunks"  :  ', '"', " "]),
+    ("chunked.TOTAL, blanks", chunked.TOTAL.search, '"totalChunks"', [" ", ": "]),
     ("digests.MEMBER", digests.MEMBER.fullmatch, "", ["a", "-", "a=:", "=:"]),
     ("digests.MEMBER, value", digests.MEMBER.fullmatch, "a=:", ["a", "="]),
     ("disposition.PLAIN", disposition.PLAIN.fullmatch, "a", ["a", " ", "a ", "\\"]),

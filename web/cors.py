@@ -15,6 +15,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 SENT = (
     *("Authorization", "Content-Type", "Content-Disposition", "Content-Encoding", "Idempotency-Key", "Prefer"),
     *("Content-Digest", "Repr-Digest", "Content-MD5", "If-Match", "If-None-Match", "If-Range", "Range"),
+    *("Ferryman-Metadata", "Ferryman-Expires-In", "Ferryman-Process"),
     *("Last-Event-ID", "Cache-Control", "X-Requested-With", "X-Request-ID", "X-HTTP-Method-Override"),
     *("Tus-Resumable", "Upload-Length", "Upload-Offset", "Upload-Metadata", "Upload-Concat", "Upload-Checksum"),
     *("Upload-Defer-Length", "Upload-Complete", "Upload-Draft-Interop-Version", "traceparent", "tracestate"),

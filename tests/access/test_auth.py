@@ -31,6 +31,7 @@ PUBLIC = {
 UPLOADS = {"/normal_upload", "/async_upload", "/celery_upload"}
 OPENED_BY = {
     **{(rule, "POST"): "upload" for rule in UPLOADS},
+    **{(rule + rest, "PUT"): "upload" for rule in UPLOADS for rest in ("", "/", "/<path:name>")},
     ("/files", "GET"): "read",
     ("/events", "GET"): "read",
     ("/files/<file_id>", "GET"): "read",
@@ -87,7 +88,7 @@ def routes(app: Flask) -> list[tuple[str, str]]:
 
 
 def ask(client: FlaskClient, rule: str, verb: str, file_id: str, headers: dict[str, str]) -> Any:
-    address = rule.replace("<file_id>", file_id).replace("<path:filename>", "x")
+    address = rule.replace("<file_id>", file_id).replace("<path:filename>", "x").replace("<path:name>", "a.txt")
     body = {"file": (BytesIO(b"hello"), "a.txt")} if rule in UPLOADS else None
     json = JSON_BODIES.get(f"{verb} {rule}")
     more: Any = {"data": body} if json is None else {"json": json}

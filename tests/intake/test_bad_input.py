@@ -124,7 +124,7 @@ def test_an_endless_part_header_is_refused(live: Live) -> None:
     assert_problem(answer, 413)
 
 
-@pytest.mark.parametrize("kind", ["application/json", "text/plain", "multipart/mixed; boundary=b", ""])
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
 def test_another_content_type_is_refused(live: Live, kind: str) -> None:
     headers = {"Content-Type": kind} if kind else {}
     answer = requests.post(f"{live.web.url}/async_upload", data=b"{}", headers=headers, timeout=20)
@@ -201,7 +201,7 @@ def test_a_connection_that_is_reset_leaves_nothing(live: Live) -> None:
     wait_for(lambda: live.leftovers() == before, what="clean spool")
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["DELETE", "PATCH"])
 def test_another_method_is_refused(live: Live, method: str) -> None:
     answer = requests.request(method, f"{live.web.url}/async_upload", timeout=20)
     assert_problem(answer, 405)

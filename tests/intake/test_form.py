@@ -16,8 +16,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intake import form_disposition
-from intake.form_disposition import Disposition
+from intake.forms.disposition import Disposition, parse
 from tests.kit.stack import RedisServer, S3Server, Web
 
 NAME = "報告書.txt"
@@ -134,14 +133,14 @@ def test_a_name_is_never_cut(web: Web, disposition: str) -> None:
 def test_any_name_of_a_browser_comes_whole(name: str) -> None:
     sent = name.replace('"', "%22")
     if "%22" not in name and "%0" not in name and name[1:3] != ":\\" and name[:2] not in ("\\\\", "=?"):
-        found = form_disposition.parse(f'form-data; name="file"; filename="{sent}"')
+        found = parse(f'form-data; name="file"; filename="{sent}"')
         assert found == Disposition("form-data", "file", name)
 
 
 @given(st.text(max_size=200))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
-        form_disposition.parse(f"form-data;{text}")
+        parse(f"form-data;{text}")
     except ValueError:
         pass
 

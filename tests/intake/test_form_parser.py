@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multipart import MultipartSegment
 
-from intake.form_disposition import parse
-from intake.form_parser import FormParser
+from intake.forms.disposition import parse
+from intake.forms.parser import FormParser
 
 PIECES = [b"\r\n", b"\r", b"\n", b"-", b"--", b"--b", b" ", b"\t", b"x", b"--b  \r\n", b"--b--  \r\n"]
 CONTENT = (

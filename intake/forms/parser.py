@@ -9,7 +9,7 @@ from typing import TypeAlias
 from multipart import MultipartError, MultipartSegment, ParserError, PushMultipartParser
 
 from core.errors import InvalidUpload
-from intake import form_disposition
+from intake.forms import disposition
 
 Event: TypeAlias = MultipartSegment | bytes | None
 
@@ -111,7 +111,7 @@ class FormParser(PushMultipartParser):  # type: ignore[misc]
             raise InvalidUpload("A part of the form has no Content-Disposition.")
         try:
             [value] = values
-            found = form_disposition.parse(value)
+            found = disposition.parse(value)
         except ValueError:
             raise InvalidUpload("The Content-Disposition of a part of the form is malformed.") from None
         if found.kind != "form-data":

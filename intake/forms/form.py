@@ -2,66 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
 
 from flask import Request
 from multipart import MultipartError, MultipartSegment, ParserLimitReached
-from werkzeug.exceptions import ClientDisconnected
-from werkzeug.wsgi import get_input_stream
 
-from config import MIB, Config
-from core.errors import InvalidUpload, TooSlow, UnsupportedUpload, UploadTooLarge
+from config import Config
+from core.errors import InvalidUpload, UnsupportedUpload, UploadTooLarge
 from file import check_name, media_type, rename_file
-from intake import chunked_forms, options
+from intake import body, options
 from intake.digests import Digests
-from intake.form_parser import Event, FormParser
-from intake.options import UploadOptions
-from intake.sniff import FirstBytes, refused_type
-from storage.incoming import Incoming
+from intake.forms import chunked
+from intake.forms.parser import Event, FormParser
+from intake.received import OnChunk, ReceivedFile
+from storage.spool_file import SpoolFile
 from web.json_body import refuse_encoding
 
 FIELD = "file"
-CHUNK_BYTES = 1 * MIB
-MIN_CHUNK_BYTES = 16 * 1024
-QUICK_SECONDS = 0.1
-READ_FIELDS = chunked_forms.FIELDS.union(options.FIELDS)
-
-
-@dataclass
-class ReceivedFile:
-    """A received file: the client's name and type for it, its new key, its digests and detected type."""
-
-    name: str
-    content_type: str
-    key: str
-    digests: Digests
-    head: FirstBytes = field(default_factory=FirstBytes)
-    detected_type: str = ""
-    """The media type that its first bytes tell; empty until they are here."""
-    options: UploadOptions = field(default_factory=UploadOptions)
-    """What the form asks for besides: at first what stands before the file, at the form's end all."""
-
-
-def declared_length(request: Request, max_bytes: int) -> int:
-    """Return the body's declared length in bytes; 0 without one.
-
-    Raises:
-        UploadTooLarge: it is more than is taken.
-    """
-    length = request.content_length or 0
-    if length > max_bytes:
-        raise _too_large(max_bytes)
-    return length
+READ_FIELDS = chunked.FIELDS.union(options.FIELDS)
 
 
 def read_form(
     request: Request,
-    incoming: Incoming,
+    incoming: SpoolFile,
     config: Config,
-    on_chunk: Callable[[ReceivedFile, bytes], None] = lambda received, chunk: None,
+    on_chunk: OnChunk,
     also_digest: tuple[str, ...] = (),
 ) -> ReceivedFile:
     """Write the form's one file into the spool while it arrives, and read the options beside it.
@@ -98,9 +64,9 @@ class _Reader:
 
     def __init__(
         self,
-        incoming: Incoming,
+        incoming: SpoolFile,
         config: Config,
-        on_chunk: Callable[[ReceivedFile, bytes], None],
+        on_chunk: OnChunk,
         also_digest: tuple[str, ...],
     ) -> None:
         self._incoming = incoming
@@ -115,7 +81,7 @@ class _Reader:
         """Begin a part."""
         self._in_file = bool(part.filename)
         if self._in_file:
-            chunked_forms.refuse_chunk(self._others.texts())
+            chunked.refuse_chunk(self._others.texts())
             self._received = _begin_file(part, self._received, self._config, self._also_digest)
             self._received.options = options.read(self._others.texts())
         else:
@@ -131,16 +97,13 @@ class _Reader:
     def _update_file(self, received: ReceivedFile, content: bytes | None) -> None:
         if content:
             self._incoming.write(content)
-            received.digests.update(content)
-            received.head.update(content)
-        if not received.detected_type and (content is None or received.head.is_full):
-            _check_type(received, self._config)
+        received.update(content, self._config)
         self._on_chunk(received, content or b"")
 
     def finish(self) -> ReceivedFile:
         """Return the file, once the form has ended."""
         fields = self._others.texts()
-        chunked_forms.refuse_chunk(fields)
+        chunked.refuse_chunk(fields)
         if self._received is None:
             raise InvalidUpload(self._others.why_no_file)
         self._received.digests.verify()
@@ -212,14 +175,6 @@ def _begin_file(
     )
 
 
-def _check_type(received: ReceivedFile, config: Config) -> None:
-    """Detect the type from the first bytes, and refuse a file whose type is not accepted."""
-    received.detected_type = received.head.detect()
-    types = received.content_type, received.detected_type
-    if refused := refused_type(*types, config.ALLOWED_CONTENT_TYPES, config.DENIED_CONTENT_TYPES):
-        raise UnsupportedUpload(f"Files of type {refused} are not accepted.")
-
-
 def _field(part: MultipartSegment, name: str) -> str | None:
     """Return a header field of a part; several lines are one list (RFC 9110, section 5.3)."""
     lines = [value for field, value in part.headerlist if field.lower() == name.lower()]
@@ -231,13 +186,13 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedUpload("Send the file as multipart/form-data.")
     refuse_encoding(request)
-    chunked_forms.refuse_range(request.headers)
-    chunked_forms.refuse_chunk(request.args)
+    chunked.refuse_range(request.headers)
+    chunked.refuse_chunk(request.args)
     parser = FormParser(request.headers["Content-Type"])
     whole = Digests(request.headers.get)
     try:
         with parser:
-            for chunk in _chunks(request, max_bytes):
+            for chunk in body.chunks(request, max_bytes):
                 whole.update(chunk)
                 yield from parser.events(chunk)
             yield from parser.events(b"")
@@ -247,29 +202,3 @@ def _form_events(request: Request, max_bytes: int) -> Iterator[Event]:
     except MultipartError as error:
         has_length = request.content_length is not None or "Transfer-Encoding" in request.headers
         raise InvalidUpload(parser.explain(error, has_length)) from error
-
-
-def _chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
-    """Yield the body as it arrives, up to the limit."""
-    stream = get_input_stream(request.environ)
-    received, size, asked_at = 0, MIN_CHUNK_BYTES, time.monotonic()
-    try:
-        # A read waits until it is full, so a slow client is asked for little, and its lease renewed between.
-        while chunk := stream.read(size):
-            answered_at = time.monotonic()
-            size = min(size * 2, CHUNK_BYTES) if answered_at - asked_at < QUICK_SECONDS else MIN_CHUNK_BYTES
-            asked_at = answered_at
-            received += len(chunk)
-            if received > max_bytes:
-                raise _too_large(max_bytes)
-            yield chunk
-    except TimeoutError as error:
-        raise TooSlow("The request body arrived too slowly.") from error
-    except ValueError as error:
-        raise InvalidUpload("The body's chunked framing is malformed.") from error
-    except (ClientDisconnected, OSError) as error:
-        raise InvalidUpload("The connection was closed before the request was complete.") from error
-
-
-def _too_large(max_bytes: int) -> UploadTooLarge:
-    return UploadTooLarge(f"The request body must not exceed {max_bytes} bytes.")
