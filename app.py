@@ -25,6 +25,7 @@ from events.bell import Bell
 from events.hub import Hub
 from events.webhook_sender import SENDERS
 from intake import derive, upload_help
+from intake.uploads import views as uploads
 from models import Mode
 from openapi import document as openapi_document
 from ops import cli, health, scrape
@@ -76,6 +77,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
         pages,
         upload_help,
         routes,
+        uploads,
         derive,
         listing,
         content,
@@ -89,6 +91,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
         app.register_blueprint(view.bp)
     openapi_document.init_app(app)
     cli.init_app(app)
+    app.wsgi_app = uploads.overriding(app.wsgi_app)  # type: ignore[method-assign, assignment]
     if config.TRUSTED_PROXIES:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=config.TRUSTED_PROXIES)  # type: ignore[method-assign]
     return app

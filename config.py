@@ -98,6 +98,7 @@ class Config:
     JWT_OWNER: str = ""
     JWT_SUBJECT_CLAIM: str = "sub"
     CORS_ORIGINS: tuple[str, ...] = ()
+    PUBLIC_URL: str = ""
     TRUSTED_PROXIES: int = _at_least(0, 0)
     TRUSTED_HOSTS: tuple[str, ...] = ()
     S3_BUCKET_NAME: str
@@ -115,6 +116,8 @@ class Config:
     CELERY_RESULT_BACKEND: str | None = field(default=None, repr=False)
     CELERY_INLINE_MAX_BYTES: int = _at_least(0, 256 * KIB)
     MAX_CONTENT_LENGTH: int = _at_least(1, 5 * 1024 * MIB)
+    UPLOAD_EXPIRES_SECONDS: int = field(default=24 * 3600, metadata={"minimum": 60, "maximum": 365 * 24 * 3600})
+    UPLOADS_UNFINISHED: int = _at_least(1, 100)
     ALLOWED_CONTENT_TYPES: tuple[str, ...] = ()
     DENIED_CONTENT_TYPES: tuple[str, ...] = ()
     CLAMD_ADDRESS: str = ""
@@ -214,6 +217,10 @@ class Config:
         for name in ("S3_ENDPOINT_URL", "S3_PUBLIC_ENDPOINT_URL"):
             if getattr(self, name) and not _is_web_address(getattr(self, name)):
                 raise ConfigError(f"{name} must be an http:// or https:// address, without a user's name in it.")
+        if self.PUBLIC_URL and not _is_web_address(self.PUBLIC_URL):
+            raise ConfigError(
+                "PUBLIC_URL must be the http:// or https:// address by which clients reach this service."
+            )
         if not BUCKET_NAME.fullmatch(self.S3_BUCKET_NAME):
             raise ConfigError("S3_BUCKET_NAME must be the name or the ARN of a bucket.")
         if not REGION.fullmatch(self.AWS_REGION):

@@ -12,6 +12,7 @@ from gunicorn.glogging import Logger
 
 from config import Config
 from core import logs
+from core.services import Services
 from events.hub import MAX_WATCHERS
 from events.webhook_sender import Sender
 from ops.sweeper import Sweeper
@@ -70,7 +71,13 @@ def post_worker_init(worker: Any) -> None:
     worker.patience = ours.CLIENT_PATIENCE_SECONDS
     worker.at_failure = partial(worker.app.callable.extensions["ferryman.metrics"].failed, "Unexpected")
     worker.refusal_headers = cors.refusal_headers(ours.CORS_ORIGINS)
-    worker.at_stop = worker.app.callable.extensions["ferryman"].hub.close
+    worker.at_stop = partial(at_stop, worker.app.callable.extensions["ferryman"])
+
+
+def at_stop(ferry: Services) -> None:
+    """End the event streams, and let the clients of resumable uploads go on at the next process."""
+    ferry.hub.close()
+    ferry.spool.writers.stop_all()
 
 
 def worker_exit(server: object, worker: Any) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+CHECKSUM_MISMATCH = 460
+"""A status of tus, which HTTP does not know (https://tus.io/protocols/resumable-upload#checksum)."""
+
 
 class UploadError(Exception):
     """An upload was refused or failed, with a sentence for the client.
@@ -13,9 +16,11 @@ class UploadError(Exception):
         file_id: the File row that tells more, where there is one.
     """
 
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     retry_after: int | None = None
     """After how many seconds it may be tried again, where that is known."""
+    more: dict[str, object] | None = None
+    """More members of the problem document."""
 
     def __init__(self, detail: str, file_id: str | None = None) -> None:
         super().__init__(detail)
@@ -196,6 +201,12 @@ class UploadLocked(UploadError):
     retry_after = 1
 
 
+class WrongVersion(UploadError):
+    """The client speaks no known version of tus."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+
+
 class UploadGone(UploadError):
     """The upload was terminated, has expired, or has lost its bytes."""
 
@@ -207,6 +218,12 @@ class Interrupted(UploadError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     retry_after = 0
+
+
+class ChecksumMismatch(UploadError):
+    """The bytes of a request are not those that their checksum is of; nothing of them is kept."""
+
+    status = CHECKSUM_MISMATCH
 
 
 class OffsetMismatch(UploadError):

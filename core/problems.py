@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
-from core.errors import UploadError
+from core.errors import CHECKSUM_MISMATCH, UploadError
 from core.metrics import metrics
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ def problem(
     detail: str | None = None,
     file_id: str | None = None,
     headers: list[tuple[str, str]] | None = None,
+    more: dict[str, object] | None = None,
 ) -> Response:
     """Return a problem+json response.
 
@@ -31,15 +32,17 @@ def problem(
         detail: a sentence for the client.
         file_id: id of the File row that the problem is about.
         headers: more response headers.
+        more: more members of the document; a `type` among them says what they mean.
 
     Source: RFC 9457, section 3.
     """
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    title = "Checksum Mismatch" if status == CHECKSUM_MISMATCH else HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, **(more or {})}
     if detail:
         body["detail"] = detail
     if file_id:
         body["file_id"] = file_id
-    response = Response(json.dumps(body), status, headers, content_type="application/problem+json")
+    response = Response(json.dumps(body), f"{status} {title}", headers, content_type="application/problem+json")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers.setdefault("Retry-After", str(BUSY_RETRY_SECONDS))
     return response
@@ -55,7 +58,7 @@ def init_app(app: Flask) -> None:
 
 def _upload_error(error: UploadError) -> Response:
     metrics().failed(type(error).__name__)
-    return problem(error.status, error.detail, error.file_id, error.headers)
+    return problem(error.status, error.detail, error.file_id, error.headers, error.more)
 
 
 def _http_exception(error: HTTPException) -> Response | HTTPException:

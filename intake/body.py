@@ -53,6 +53,8 @@ def chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
             if received > max_bytes:
                 raise too_large(max_bytes)
             yield chunk
+        if received < (request.content_length or 0):  # gunicorn does not say so
+            raise ClientDisconnected
     except TimeoutError as error:
         raise TooSlow("The request body arrived too slowly.") from error
     except ValueError as error:

@@ -79,7 +79,7 @@ def describe(request: Request, config: Config, digests: Digests) -> ReceivedFile
             "Send the whole file, without Content-Range; parts of it can be sent with tus to /uploads."
         )
     declared = request.headers.get("Content-Type")
-    name = _given_name(request) or _usual_name(request.mimetype)
+    name = _given_name(request) or usual_name(request.mimetype)
     check_name(name)
     content_type = media_type(declared, name)
     return ReceivedFile(
@@ -115,5 +115,6 @@ def _given_name(request: Request) -> str:
     return request.args.get("name", "")
 
 
-def _usual_name(mimetype: str) -> str:
+def usual_name(mimetype: str) -> str:
+    """Return the name of a file that came without one."""
     return f"upload{mimetypes.guess_extension(mimetype) or '.bin'}"

@@ -14,6 +14,8 @@ from delivery.erase import remove_erased
 from events import log as event_log
 from events import webhooks
 from intake import idempotency
+from intake.uploads import chores
+from intake.uploads import rows as upload_rows
 from models import File
 from processing import slots
 
@@ -31,6 +33,9 @@ CHORES = (
     remove_erased,
     slots.drop_abandoned_work,
     idempotency.forget_old,
+    chores.expire,
+    chores.clean,
+    upload_rows.forget_old,
     quota.forget_lapsed,
     event_log.forget_old,
     webhooks.forget_old,

@@ -90,9 +90,9 @@ class Upload(db.Model):  # type: ignore[name-defined,misc]
 UploadRow = Row[tuple[Any, ...]]
 
 
-def insert_row(connection: Connection, values: dict[str, Any]) -> None:
-    """Write a new row, in the transaction of the caller."""
-    connection.execute(_INSERT, values)
+def insert_row(connection: Connection, values: dict[str, Any]) -> UploadRow:
+    """Write a new row, in the transaction of the caller. Returns it."""
+    return cast(UploadRow, connection.execute(_INSERT, values).one())
 
 
 def find(upload_id: str) -> UploadRow | None:
@@ -154,6 +154,12 @@ def end(upload_id: str, *where: ColumnElement[bool]) -> bool:
         return connection.execute(ending.values(gone_at=now, updated_at=now)).rowcount == 1
 
 
+def end_parts(connection: Connection, upload_ids: Sequence[str]) -> None:
+    """End uploads that were joined to another, in the transaction of the caller."""
+    now = utcnow()
+    connection.execute(update(Upload).where(Upload.id.in_(upload_ids)).values(gone_at=now, updated_at=now))
+
+
 def count_unfinished(connection: Connection, owner: str) -> int:
     """Return how many uploads of an owner are in progress."""
     return connection.execute(_COUNT, {"owner": owner}).scalar_one()
@@ -208,5 +214,5 @@ def _read(statement: Any) -> Sequence[UploadRow]:
 _TABLE = Upload.__table__
 # What every request runs is made once: building a statement takes as long as running it.
 _BY_ID = select(_TABLE).where(Upload.id == bindparam("upload"))
-_INSERT = insert(_TABLE)
+_INSERT = insert(_TABLE).returning(_TABLE)
 _COUNT = select(func.count()).select_from(Upload).where(Upload.owner == bindparam("owner"), UNFINISHED)

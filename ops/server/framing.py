@@ -47,14 +47,21 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         self._patience = self._left = patience
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
-        """Read a number of bytes, fewer only at the end; without a size, read the available bytes."""
+        """Read a number of bytes, fewer if the body ends or the client stalls; without a size, the available ones.
+
+        What a stalled client has sent is passed on first: the next read finds that its time is over.
+        """
         if size is None or size < 0:
             return bytes(super().read(size, read_ahead))
         held = self.take_buffered()
         pieces, missing = [held] if held else [], size - len(held)
-        while missing > 0 and (piece := self._receive(missing, socket.MSG_WAITALL)):
-            pieces.append(piece)
-            missing -= len(piece)
+        try:
+            while missing > 0 and (piece := self._receive(missing, socket.MSG_WAITALL)):
+                pieces.append(piece)
+                missing -= len(piece)
+        except TooSlow:
+            if not pieces:
+                raise
         data = b"".join(pieces)
         self.buf.write(data[size:])
         return data[:size]

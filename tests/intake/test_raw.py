@@ -6,7 +6,9 @@ import base64
 import hashlib
 import http.client
 import json
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,3 +225,18 @@ def test_an_early_refusal_costs_the_client_nothing(web: Web, tmp_path: Path) -> 
         [*command, "-o", "/dev/null", f"{web.url}/async_upload/"], capture_output=True, check=True
     )
     assert done.stdout == b"413 0"
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+def test_half_a_body_is_no_file(web: Web, framing: str) -> None:
+    before = listed(web)
+    address = urlsplit(web.url)
+    for end in (socket.SHUT_WR, socket.SHUT_RDWR):
+        with socket.create_connection((address.hostname, address.port), timeout=20) as sock:
+            head = f"PUT /async_upload/a.bin HTTP/1.1\r\nHost: {address.netloc}\r\n{framing}\r\n\r\n"
+            sock.sendall(head.encode() + b"80\r\n" + bytes(0x80) + b"\r\n")
+            sock.shutdown(end)
+            if end == socket.SHUT_WR:
+                assert b" 400 " in sock.recv(65536).partition(b"\r\n")[0]
+    time.sleep(0.5)
+    assert listed(web) == before

@@ -50,7 +50,7 @@ CASES = {
     "verb": Case(405, "/files"),
     "running": Case(409, size=600_000, headers={"Idempotency-Key": "running"}, key="holder"),
     "too large": Case(413, size=1_100_000),
-    "type": Case(415, size=700_000, headers={"Content-Type": "text/plain"}),
+    "type": Case(415, size=700_000, headers={"Content-Type": "application/x-www-form-urlencoded"}),
     "coding": Case(415, size=700_000, headers={"Content-Encoding": "gzip"}),
     "day": Case(429, size=1_040_000),
     "spool": Case(503),

@@ -1,0 +1,151 @@
+"""The addresses of resumable uploads, /uploads and /uploads/<id>: which protocol is spoken, and who may speak."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from flask import Blueprint, Response, g, jsonify, request
+from werkzeug.wrappers import Response as BaseResponse
+
+from access import auth
+from access.principal import Grant
+from core.errors import Forbidden, UploadGone, WrongVersion
+from intake.uploads import tus
+from intake.uploads.rows import UploadRow
+from intake.uploads.turns import GONE, own
+from web.content import content
+from web.representation import rfc3339
+
+bp = Blueprint("uploads", __name__)
+
+WSGI: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+OVERRIDES = ("PATCH", "DELETE", "HEAD")
+TEMPORARY = (
+    *(HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR),
+    *(HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+RETRY_SECONDS = 1
+RESUMABLE = "Tus-Resumable"
+
+
+def overriding(app: WSGI) -> WSGI:
+    """Let POST stand for methods that a firewall on the way forbids.
+
+    Args:
+        app: the application.
+
+    Source: https://tus.io/protocols/resumable-upload#x-http-method-override
+    """
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        method = environ.get("HTTP_X_HTTP_METHOD_OVERRIDE", "").upper()
+        is_upload = environ.get("PATH_INFO", "").startswith("/uploads/")
+        if not is_upload or environ["REQUEST_METHOD"] != "POST" or method not in OVERRIDES:
+            return app(environ, start_response)
+        if method != "HEAD":
+            return app({**environ, "REQUEST_METHOD": method}, start_response)
+
+        def start(status: str, fields: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            # The server answers a POST, and so would wait for a body of this length.
+            kept = [(name, value) for name, value in fields if name.lower() != "content-length"]
+            return start_response(status, [*kept, ("Content-Length", "0")], exc_info)
+
+        return app({**environ, "REQUEST_METHOD": method}, start)
+
+    return answer
+
+
+@bp.before_request
+def require_version() -> None:
+    """Note when the request began, and refuse clients that speak another version of tus."""
+    g.began = time.perf_counter()
+    if request.method in ("OPTIONS", "GET"):
+        return
+    if request.headers.get(RESUMABLE) != tus.VERSION:
+        raise WrongVersion(f"Send {RESUMABLE}: {tus.VERSION}.")
+
+
+@bp.after_request
+def complete(response: Response) -> Response:
+    """Name the version, and tell of all temporary trouble in the one way that lets a client keep its progress.
+
+    On HEAD, tus-js-client begins anew after any error but 423.
+    """
+    response.headers[RESUMABLE] = tus.VERSION
+    response.headers.setdefault("Cache-Control", "no-store")
+    if response.status_code == HTTPStatus.PRECONDITION_FAILED:
+        response.headers["Tus-Version"] = tus.VERSION
+    if request.method == "HEAD" and response.status_code in TEMPORARY:
+        response.status_code = HTTPStatus.LOCKED
+        response.headers.setdefault("Retry-After", str(RETRY_SECONDS))
+    return response
+
+
+@bp.route("/uploads", methods=["OPTIONS"], provide_automatic_options=False)
+@bp.route("/uploads/", methods=["OPTIONS"], provide_automatic_options=False)
+@bp.route("/uploads/<upload_id>", methods=["OPTIONS"], provide_automatic_options=False)
+@auth.public
+def options(upload_id: str = "") -> Response:
+    """Say what is spoken here."""
+    return tus.describe()
+
+
+@bp.post("/uploads", provide_automatic_options=False)
+@bp.post("/uploads/", provide_automatic_options=False)
+@auth.needs(Grant.UPLOAD)
+def create() -> Response:
+    """Begin a resumable upload (tus 1.0.0)."""
+    return tus.create()
+
+
+@bp.route("/uploads/<upload_id>", methods=["HEAD"], provide_automatic_options=False)
+@auth.needs(Grant.UPLOAD)
+def head(upload_id: str) -> Response:
+    """Say how many bytes of an upload are here."""
+    return tus.head(own(upload_id))
+
+
+@bp.get("/uploads/<upload_id>", provide_automatic_options=False)
+@auth.needs(Grant.UPLOAD)
+def get(upload_id: str) -> BaseResponse:
+    """Show an upload in progress; one that is finished gives its bytes."""
+    row = own(upload_id)
+    if row.gone_at:
+        raise UploadGone(GONE)
+    if not row.finished_at:
+        return jsonify(_shown(row))
+    if Grant.READ not in auth.principal().grants:
+        raise Forbidden("This credential does not grant access to the file.")
+    return content(upload_id)
+
+
+@bp.patch("/uploads/<upload_id>", provide_automatic_options=False)
+@auth.needs(Grant.UPLOAD)
+def patch(upload_id: str) -> Response:
+    """Append to an upload at its offset."""
+    return tus.patch(own(upload_id))
+
+
+@bp.delete("/uploads/<upload_id>", provide_automatic_options=False)
+@auth.needs(Grant.UPLOAD)
+def delete(upload_id: str) -> Response:
+    """End an upload, or delete the file that has come of it."""
+    row = own(upload_id)
+    if row.finished_at and Grant.DELETE not in auth.principal().grants:
+        raise Forbidden("This credential does not grant to delete files.")
+    return tus.terminate(row)
+
+
+def _shown(row: UploadRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "mode": row.mode,
+        "length": row.length,
+        "offset": row.offset,
+        "created_at": rfc3339(row.created_at),
+        "expires_at": rfc3339(row.expires_at),
+    }
