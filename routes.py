@@ -5,20 +5,21 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request, url_for
+from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from access import auth
 from access.principal import Grant
-from core.errors import Conflict, StoreError
-from core.file_row import FileRow
+from core.errors import Conflict
 from core.services import services
 from delivery.erase import erase
 from delivery.submit import submit
 from events.long_poll import changed, preferred_wait
 from intake.accept import accept
-from models import File, Mode, UploadStatus
+from intake.answers import answer_file, answer_upload
+from intake.uploads import rufh
+from models import File, Mode
 from storage import spools
 from web.representation import file_json, own_file
 
@@ -125,6 +126,8 @@ def file_status(file_id: str) -> BaseResponse:
     row, seconds = own_file(file_id), preferred_wait()
     shown = file_json(row)
     response = _status(shown)
+    if request.method == "HEAD":  # which clients of resumable uploads ask at the end
+        response.headers["Upload-Complete"], response.headers["Upload-Offset"] = "?1", str(row.size)
     is_known = not request.if_none_match or request.if_none_match.contains(response.get_etag()[0] or "")
     if seconds and is_known:
         response = _status(changed(row, shown, seconds))
@@ -172,31 +175,16 @@ def retry(file_id: str) -> Response:
         ferry.slots.hand_off(row.parent_id)
     elif is_here:
         submit(file_id)
-    return _answer(own_file(file_id), HTTPStatus.ACCEPTED)
+    return answer_file(own_file(file_id), HTTPStatus.ACCEPTED)
 
 
 def upload(mode: Mode) -> Response:
-    """Accept the request's file, and answer as its mode does."""
-    row = accept(mode)
-    if mode != Mode.NORMAL:
-        return _answer(row, HTTPStatus.ACCEPTED)
-    row = own_file(row.id)
-    if row.upload_status == UploadStatus.ERROR:
-        raise StoreError(row.error or "The file is not in S3.", row.id)
-    if row.upload_status != UploadStatus.COMPLETE:  # another run has it, or had it when it was asked again
-        raise Conflict("The file is still being delivered to S3.", row.id)
-    return _answer(row, HTTPStatus.CREATED)
+    """Accept the request's file, perhaps the first bytes of one, and answer as its mode does."""
+    return rufh.create(mode) if rufh.is_asked() else answer_upload(accept(mode))
 
 
 def _status(shown: dict[str, Any]) -> Response:
     response = jsonify(shown)
     response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag()
-    return response
-
-
-def _answer(row: FileRow, status: HTTPStatus) -> Response:
-    response = jsonify(file_json(row))
-    response.status_code = status
-    response.location = url_for("files.file_status", file_id=row.id)
     return response

@@ -21,6 +21,8 @@ class UploadError(Exception):
     """After how many seconds it may be tried again, where that is known."""
     more: dict[str, object] | None = None
     """More members of the problem document."""
+    ends_upload = False
+    """True if it has ended a resumable upload, since no repetition would mend it."""
 
     def __init__(self, detail: str, file_id: str | None = None) -> None:
         super().__init__(detail)

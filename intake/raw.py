@@ -87,8 +87,14 @@ def describe(request: Request, config: Config, digests: Digests) -> ReceivedFile
         content_type=content_type,
         key=config.S3_KEY_PREFIX + rename_file(name, content_type=content_type),
         digests=digests,
-        options=options.read({field: utf8(request.headers.get(header, "")) for field, header in HEADERS.items()}),
+        options=options.read(option_texts(request)),
     )
+
+
+def option_texts(request: Request) -> dict[str, str]:
+    """Return what the headers ask for besides, by the names of a form's fields."""
+    given = {field: request.headers.get(header, "") for field, header in HEADERS.items()}
+    return {field: utf8(text) for field, text in given.items() if text}
 
 
 def utf8(text: str) -> str:

@@ -38,6 +38,8 @@ class Wanted:
     content_type: str | None
     length: int | None
     """In bytes; None if the client does not know it yet."""
+    closing: bool = True
+    """False if the client says that more requests come."""
     options: Mapping[str, str] = field(default_factory=dict)
     """The texts of what is asked for besides."""
     upload_metadata: str | None = None
@@ -155,6 +157,7 @@ def _written(
         "length": wanted.length,
         "offset": 0,
         "crc64nvme": rows.NO_BYTES,
+        "closing": wanted.closing,
         "tentative": False,
         "s3_upload_id": None,
         "spool_id": services().spool.id,

@@ -76,6 +76,8 @@ class Upload(db.Model):  # type: ignore[name-defined,misc]
     offset: Mapped[int] = mapped_column(BigInteger, default=0)
     crc64nvme: Mapped[str] = mapped_column(String(12), default=NO_BYTES)
     """Of the bytes before the offset."""
+    closing: Mapped[bool] = mapped_column(Boolean, default=True)
+    """False while the client may still say that more comes, even if its length is reached (RUFH)."""
     tentative: Mapped[bool] = mapped_column(Boolean, default=False)
     """True while bytes behind the offset are yet to be verified."""
     s3_upload_id: Mapped[str | None] = mapped_column(Text)
@@ -121,7 +123,7 @@ def dump_limits(principal: Principal) -> str:
 
 def is_whole(row: UploadRow) -> bool:
     """Returns True if all its bytes are known to be here."""
-    return row.length is not None and row.offset == row.length
+    return bool(row.closing) and row.offset == row.length
 
 
 def move(connection: Connection, row: UploadRow, **values: Any) -> UploadRow | None:

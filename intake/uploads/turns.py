@@ -109,7 +109,7 @@ class Turn:
     @property
     def is_whole(self) -> bool:
         """True if all bytes are here."""
-        return self.row.length is not None and self.offset == self.row.length
+        return bool(self.row.closing) and self.offset == self.row.length
 
     @property
     def _file(self) -> Growing:
@@ -134,6 +134,11 @@ class Turn:
         check_length(length)
         self._reservation.extend(length)
         self._move(length=length)
+
+    def close(self) -> None:
+        """Note that the client sends its last bytes now."""
+        if not self.row.closing:
+            self._move(closing=True)
 
     def receive(self, request: Request, check: Check | None = None) -> None:
         """Append the body of a request. What arrives of it is kept, unless it had to be verified.
@@ -322,6 +327,7 @@ class Turn:
             yield
         except UploadError as error:
             if error.status in REFUSALS:
+                error.ends_upload = True
                 self.end()
             raise
 

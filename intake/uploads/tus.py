@@ -5,12 +5,10 @@ Source: https://tus.io/protocols/resumable-upload; where that is silent, what tu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from flask import Response, g, request
-from werkzeug.exceptions import NotFound
+from flask import Response, request
 from werkzeug.http import http_date
 
 from access import auth
@@ -28,17 +26,15 @@ from core.errors import (
     UploadLocked,
 )
 from core.file_row import FileRow
-from core.metrics import metrics
 from core.services import services
-from delivery.erase import erase
 from intake.options import FIELDS
 from intake.raw import usual_name
-from intake.uploads import creation, joining, rows, tus_fields
+from intake.uploads import creation, rows, tus_fields
 from intake.uploads.creation import Wanted
+from intake.uploads.outcome import hand_off, location
 from intake.uploads.rows import FINAL, PARTIAL, UploadRow
-from intake.uploads.turns import GONE, Turn, end, hold
+from intake.uploads.turns import GONE, Turn, hold
 from models import File, Mode
-from tasks import RUNS
 
 VERSION = "1.0.0"
 EXTENSIONS = (
@@ -70,7 +66,7 @@ def create() -> Response:
         with turn:
             file = _begun(turn)
             row = turn.row
-        _hand_off(file, row)
+        hand_off(file, row)
     if request.mimetype == BODY:
         response.headers["Upload-Offset"] = str(row.offset)
     return _with_end(response, row)
@@ -161,7 +157,7 @@ def patch(row: UploadRow) -> Response:
             raise OffsetMismatch(turn.offset)
         file = None if turn.is_finished else _appended(turn, length, check)
         row = turn.row
-    _hand_off(file, row)
+    hand_off(file, row)
     response = Response(status=HTTPStatus.NO_CONTENT)
     response.headers["Upload-Offset"] = str(row.offset)
     return _with_end(response, row)
@@ -207,46 +203,6 @@ def _shown(row: UploadRow) -> Response:
         if value is not None:
             response.headers[name] = value
     return _with_end(response, row)
-
-
-def terminate(row: UploadRow) -> Response:
-    """Answer DELETE: end the upload; or erase its File, if it has become one."""
-    if row.gone_at:
-        raise UploadGone(GONE)
-    if row.finished_at:
-        file = File.find_own(row.id, *auth.principal().scope)
-        if file is None or not erase(file):
-            raise NotFound("Upload not found.")
-    else:
-        end(row.id)  # first, so that a request that writes cannot finish it
-        if row.spool_id == services().spool.id:
-            _remove(row)
-    return Response(status=HTTPStatus.NO_CONTENT)
-
-
-def _remove(row: UploadRow) -> None:
-    """Stop the request that writes to an ended upload, and remove its bytes."""
-    try:
-        with hold(row) as turn:
-            turn.end()
-    except (UploadGone, UploadLocked):
-        pass  # what is locked, the cleaning removes
-
-
-def location(upload_id: str) -> str:
-    """Return the address of an upload: relative unless configured, since proxies hide scheme and host."""
-    return f"{services().config.PUBLIC_URL.rstrip('/')}/uploads/{upload_id}"
-
-
-def _hand_off(file: FileRow | None, row: UploadRow) -> None:
-    """Let what has become of the upload go on, once nobody holds it."""
-    if file:
-        metrics().accepted(file.mode, file.size, time.perf_counter() - g.began)
-        RUNS[Mode(file.mode)]().hand_off(file)
-    elif row.concat == PARTIAL and rows.is_whole(row):
-        joining.join_with(row)
-    elif row.parts is not None and (joined := joining.join_soon(row)):
-        RUNS[Mode(joined.mode)]().hand_off(joined)
 
 
 def _with_end(response: Response, row: UploadRow) -> Response:

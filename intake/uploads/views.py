@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from flask import Blueprint, Response, g, jsonify, request
@@ -13,7 +14,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from access import auth
 from access.principal import Grant
 from core.errors import Forbidden, UploadGone, WrongVersion
-from intake.uploads import tus
+from intake.uploads import rufh, tus
+from intake.uploads.outcome import terminate
 from intake.uploads.rows import UploadRow
 from intake.uploads.turns import GONE, own
 from web.content import content
@@ -58,14 +60,41 @@ def overriding(app: WSGI) -> WSGI:
     return answer
 
 
-@bp.before_request
 def require_version() -> None:
-    """Note when the request began, and refuse clients that speak another version of tus."""
-    g.began = time.perf_counter()
-    if request.method in ("OPTIONS", "GET"):
-        return
+    """Refuse clients that speak another version of tus.
+
+    Raises:
+        WrongVersion: they do.
+    """
     if request.headers.get(RESUMABLE) != tus.VERSION:
         raise WrongVersion(f"Send {RESUMABLE}: {tus.VERSION}.")
+
+
+def protocol(row: UploadRow) -> ModuleType:
+    """Return the protocol of an upload, which its client must speak.
+
+    Raises:
+        WrongVersion: it speaks another version.
+    """
+    if row.way == "rufh":
+        g.is_rufh = True
+        return rufh
+    require_version()
+    return tus
+
+
+@bp.before_app_request
+def note_time() -> None:
+    """Note when the request began."""
+    g.began = time.perf_counter()
+
+
+@bp.after_app_request
+def tell_limits(response: Response) -> Response:
+    """Tell whoever asks by OPTIONS what a resumable upload may be."""
+    if request.method == "OPTIONS" and request.blueprint in ("files", "help", "uploads"):
+        response.headers["Upload-Limit"] = rufh.limits()
+    return response
 
 
 @bp.after_request
@@ -74,8 +103,10 @@ def complete(response: Response) -> Response:
 
     On HEAD, tus-js-client begins anew after any error but 423.
     """
-    response.headers[RESUMABLE] = tus.VERSION
     response.headers.setdefault("Cache-Control", "no-store")
+    if g.get("is_rufh"):
+        return response
+    response.headers[RESUMABLE] = tus.VERSION
     if response.status_code == HTTPStatus.PRECONDITION_FAILED:
         response.headers["Tus-Version"] = tus.VERSION
     if request.method == "HEAD" and response.status_code in TEMPORARY:
@@ -98,6 +129,7 @@ def options(upload_id: str = "") -> Response:
 @auth.needs(Grant.UPLOAD)
 def create() -> Response:
     """Begin a resumable upload (tus 1.0.0)."""
+    require_version()
     return tus.create()
 
 
@@ -105,7 +137,9 @@ def create() -> Response:
 @auth.needs(Grant.UPLOAD)
 def head(upload_id: str) -> Response:
     """Say how many bytes of an upload are here."""
-    return tus.head(own(upload_id))
+    row = own(upload_id)
+    answer: Response = protocol(row).head(row)
+    return answer
 
 
 @bp.get("/uploads/<upload_id>", provide_automatic_options=False)
@@ -115,6 +149,9 @@ def get(upload_id: str) -> BaseResponse:
     row = own(upload_id)
     if row.gone_at:
         raise UploadGone(GONE)
+    if row.way == "rufh":
+        g.is_rufh = True
+        return rufh.head(row)
     if not row.finished_at:
         return jsonify(_shown(row))
     if Grant.READ not in auth.principal().grants:
@@ -126,7 +163,9 @@ def get(upload_id: str) -> BaseResponse:
 @auth.needs(Grant.UPLOAD)
 def patch(upload_id: str) -> Response:
     """Append to an upload at its offset."""
-    return tus.patch(own(upload_id))
+    row = own(upload_id)
+    answer: Response = protocol(row).patch(row)
+    return answer
 
 
 @bp.delete("/uploads/<upload_id>", provide_automatic_options=False)
@@ -136,7 +175,8 @@ def delete(upload_id: str) -> Response:
     row = own(upload_id)
     if row.finished_at and Grant.DELETE not in auth.principal().grants:
         raise Forbidden("This credential does not grant to delete files.")
-    return tus.terminate(row)
+    protocol(row)
+    return terminate(row)
 
 
 def _shown(row: UploadRow) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("length", sa.BigInteger()),
         sa.Column("offset", sa.BigInteger(), nullable=False),
         sa.Column("crc64nvme", sa.String(12), nullable=False),
+        sa.Column("closing", sa.Boolean(), nullable=False),
         sa.Column("tentative", sa.Boolean(), nullable=False),
         sa.Column("s3_upload_id", sa.Text()),
         sa.Column("spool_id", sa.String(32), nullable=False),

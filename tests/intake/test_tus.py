@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -182,7 +183,7 @@ def test_the_length_is_fixed_then(tus: Tus) -> None:
     assert tus.patch(path, 3, b"", Upload_Length="9").status == 204
 
 
-CREATIONS: dict[str, tuple[dict[str, str], int]] = {
+CREATIONS: dict[str, tuple[dict[str, Any], int]] = {
     "no length": ({}, 400),
     "both lengths": ({"Upload_Length": "1", "Upload_Defer_Length": "1"}, 400),
     "deferred by another word": ({"Upload_Defer_Length": "true"}, 400),
