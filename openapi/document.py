@@ -18,7 +18,7 @@ from werkzeug.routing import Rule
 
 from access import auth
 from ferryman import __version__
-from openapi import components, schemas
+from openapi import components, resumable, schemas
 
 VIEWER = Path(flask_swagger_ui.__file__).parent / "dist"
 bp = Blueprint("openapi", __name__, static_folder=VIEWER, static_url_path="/docs/assets")
@@ -41,6 +41,7 @@ Errors are `application/problem+json` (RFC 9457), with one sentence in `detail`.
 an upload, and it is safe to repeat after any error: there will be no second file."""
 TAGS = {
     "Upload": "Three ways to upload a file. All take a form, or the file as the whole body, and return a File.",
+    "Resumable uploads": "Uploads that go on after a lost connection, by tus 1.0.0 (https://tus.io).",
     "Files": "Your files: status, bytes, deletion.",
     "Watch": "Events instead of polling.",
     "Tokens": "Credentials for the browsers of your users.",
@@ -84,7 +85,7 @@ class ViewPlugin(BasePlugin):
                 operation["parameters"] = [*operation.get("parameters", []), *UPLOAD_PARAMETERS]
                 errors |= UPLOAD
             if isinstance(body := operation.get("requestBody"), str):
-                operation["requestBody"] = components.BODIES[body]
+                operation["requestBody"] = (components.BODIES | resumable.BODIES)[body]
             if unknown := set(operation) - FIELDS:
                 raise ValueError(f"{view.__name__}: its docstring has unknown fields: {', '.join(unknown)}")
             operation["responses"] = dict(sorted((errors | operation["responses"]).items()))
@@ -171,15 +172,15 @@ def _add_components(spec: APISpec) -> None:
     about = "An API key, as `flask keys create NAME` makes it; an upload token, or a JWT, where a user may come."
     key = {"type": "http", "scheme": "bearer", "description": about}
     spec.components.security_scheme("key", key)
-    for name, piece in schemas.SCHEMAS.items():
+    for name, piece in (schemas.SCHEMAS | resumable.SCHEMAS).items():
         spec.components.schema(name, piece)
-    for name, piece in components.PARAMETERS.items():
+    for name, piece in (components.PARAMETERS | resumable.PARAMETERS).items():
         spec.components.parameter(name, piece["in"], piece)
-    for name, piece in components.HEADERS.items():
+    for name, piece in (components.HEADERS | resumable.HEADERS).items():
         spec.components.header(name, piece)
     for name, piece in components.LINKS.items():
         spec.components.link(name, piece)
-    for name, piece in components.RESPONSES.items():
+    for name, piece in (components.RESPONSES | resumable.RESPONSES).items():
         spec.components.response(name, piece)
 
 
@@ -216,7 +217,15 @@ def curl(path: str, method: str, operation: dict[str, Any]) -> str:
         words.append("-N")
     if "302" in operation["responses"]:
         words.append("-L -OJ")
-    return " ".join([*words, "$FERRYMAN" + path.replace("{file_id}", schemas.FILE_ID).replace("{name}", "")])
+    return " ".join(
+        [
+            *words,
+            "$FERRYMAN"
+            + path.replace("{file_id}", schemas.FILE_ID)
+            .replace("{name}", "")
+            .replace("{upload_id}", schemas.FILE_ID),
+        ]
+    )
 
 
 def marked(text: str) -> Markup:

@@ -2,7 +2,7 @@
 
 Any upload address takes a request with Upload-Complete, and the upload can be resumed at /uploads/<id>.
 
-Source: draft-ietf-httpbis-resumable-upload, interop version 8. Versions 6 and 7 differ in nothing that matters here.
+Source: draft-ietf-httpbis-resumable-upload, interop version 8; versions 6 and 7 differ in nothing that matters.
 """
 
 from __future__ import annotations

@@ -128,7 +128,28 @@ def options(upload_id: str = "") -> Response:
 @bp.post("/uploads/", provide_automatic_options=False)
 @auth.needs(Grant.UPLOAD)
 def create() -> Response:
-    """Begin a resumable upload (tus 1.0.0)."""
+    """Begin a resumable upload, perhaps with its first bytes.
+    ---
+    post:
+      operationId: createUpload
+      tags: [Resumable uploads]
+      parameters:
+        [TusResumable, UploadMode, UploadLength, UploadDeferLength, UploadMetadata, UploadConcat, UploadChecksum,
+         IdempotencyKey, ReprDigest]
+      requestBody: Piece
+      responses:
+        201: Begun
+        400: InvalidUpload
+        404: NoSuchUpload
+        409: Conflict
+        410: Gone
+        412: WrongVersion
+        413: TooLarge
+        415: NotTus
+        422: KeyReused
+        423: Locked
+        460: ChecksumMismatch
+    """
     require_version()
     return tus.create()
 
@@ -136,7 +157,14 @@ def create() -> Response:
 @bp.route("/uploads/<upload_id>", methods=["HEAD"], provide_automatic_options=False)
 @auth.needs(Grant.UPLOAD)
 def head(upload_id: str) -> Response:
-    """Say how many bytes of an upload are here."""
+    """Say how many bytes of an upload are here.
+    ---
+    head:
+      operationId: headUpload
+      tags: [Resumable uploads]
+      parameters: [UploadId, TusResumable]
+      responses: {200: Progress, 404: NoSuchUpload, 410: Gone, 412: WrongVersion, 423: Locked}
+    """
     row = own(upload_id)
     answer: Response = protocol(row).head(row)
     return answer
@@ -145,7 +173,21 @@ def head(upload_id: str) -> Response:
 @bp.get("/uploads/<upload_id>", provide_automatic_options=False)
 @auth.needs(Grant.UPLOAD)
 def get(upload_id: str) -> BaseResponse:
-    """Show an upload in progress; one that is finished gives its bytes."""
+    """Show an upload in progress; one that is finished gives its bytes.
+    ---
+    get:
+      operationId: getUpload
+      tags: [Resumable uploads]
+      parameters: [UploadId, Proxy]
+      responses:
+        200: Shown
+        302: Redirect
+        400: InvalidQuery
+        404: NoSuchUpload
+        409: Conflict
+        410: Gone
+        502: StoreError
+    """
     row = own(upload_id)
     if row.gone_at:
         raise UploadGone(GONE)
@@ -162,7 +204,26 @@ def get(upload_id: str) -> BaseResponse:
 @bp.patch("/uploads/<upload_id>", provide_automatic_options=False)
 @auth.needs(Grant.UPLOAD)
 def patch(upload_id: str) -> Response:
-    """Append to an upload at its offset."""
+    """Append to an upload at its offset.
+    ---
+    patch:
+      operationId: appendToUpload
+      tags: [Resumable uploads]
+      parameters: [UploadId, TusResumable, UploadOffset, UploadLength, UploadChecksum]
+      requestBody: Piece
+      responses:
+        204: Appended
+        400: InvalidUpload
+        404: NoSuchUpload
+        409: OffsetMismatch
+        410: Gone
+        412: WrongVersion
+        413: TooLarge
+        415: NotTus
+        422: KeyReused
+        423: Locked
+        460: ChecksumMismatch
+    """
     row = own(upload_id)
     answer: Response = protocol(row).patch(row)
     return answer
@@ -171,7 +232,14 @@ def patch(upload_id: str) -> Response:
 @bp.delete("/uploads/<upload_id>", provide_automatic_options=False)
 @auth.needs(Grant.UPLOAD)
 def delete(upload_id: str) -> Response:
-    """End an upload, or delete the file that has come of it."""
+    """End an upload, or delete the file that has come of it.
+    ---
+    delete:
+      operationId: deleteUpload
+      tags: [Resumable uploads]
+      parameters: [UploadId, TusResumable]
+      responses: {204: Ended, 404: NoSuchUpload, 410: Gone, 412: WrongVersion, 423: Locked}
+    """
     row = own(upload_id)
     if row.finished_at and Grant.DELETE not in auth.principal().grants:
         raise Forbidden("This credential does not grant to delete files.")

@@ -32,6 +32,8 @@ UPLOADS = {"/normal_upload", "/async_upload", "/celery_upload"}
 OPENED_BY = {
     **{(rule, "POST"): "upload" for rule in UPLOADS},
     **{(rule + rest, "PUT"): "upload" for rule in UPLOADS for rest in ("", "/", "/<path:name>")},
+    **{(rule, "POST"): "upload" for rule in ("/uploads", "/uploads/")},
+    **{("/uploads/<upload_id>", verb): "upload" for verb in ("GET", "PATCH", "DELETE")},
     ("/files", "GET"): "read",
     ("/events", "GET"): "read",
     ("/files/<file_id>", "GET"): "read",
@@ -186,6 +188,26 @@ def test_a_credential_opens_what_it_is_for_and_nothing_else(app: Flask, client: 
                     assert b"File not found." not in answer.data, (name, rule, verb)
             else:
                 assert answer.status_code == 403, (name, rule, verb)
+
+
+@pytest.mark.parametrize("stranger", ["another owner", "another user", "another user by JWT"])
+def test_a_strangers_upload_in_progress_is_like_none(client: FlaskClient, keys: Keys, stranger: str) -> None:
+    users = {"another owner": keys.bob, "another user": token("43"), "another user by JWT": team_token("43")}
+    tus = {"Tus-Resumable": "1.0.0"}
+    mine, theirs = {**bearer(token("42")), **tus}, {**bearer(users[stranger]), **tus}
+    path = client.post("/uploads", headers={**mine, "Upload-Length": "3", "Upload-Concat": "partial"}).location
+    more = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    for verb in ("HEAD", "GET", "PATCH", "DELETE"):
+        answers = [
+            client.open(one, method=verb, data=b"abc" if verb == "PATCH" else None, headers={**theirs, **more})
+            for one in (path, "/uploads/" + "0" * 32)
+        ]
+        assert [answer.status_code for answer in answers] == [404, 404], verb
+    answer = client.post("/uploads", headers={**theirs, "Upload-Concat": f"final;{path}"})
+    unknown = client.post("/uploads", headers={**theirs, "Upload-Concat": f"final;/uploads/{'0' * 32}"})
+    assert (answer.status_code, answer.json) == (unknown.status_code, unknown.json) == (400, unknown.json)
+    assert client.head(path, headers={**bearer(keys.alice), **tus}).status_code == 200  # the account sees it
+    assert client.patch(path, data=b"abc", headers={**mine, **more}).status_code == 204
 
 
 @pytest.mark.parametrize("stranger", ["another owner", "another user", "another user by JWT"])
