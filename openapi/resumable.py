@@ -44,7 +44,11 @@ PARAMETERS: dict[str, Piece] = {
         "filename cmVwb3J0LnBkZg==",
     ),
     "UploadConcat": header(
-        "Upload-Concat", text("`partial` for a part of a file; `final;` and the addresses of the parts to join.")
+        "Upload-Concat",
+        text(
+            "`partial` for a part of a file; `final;` and the addresses of the parts to join.",
+            pattern="^(partial|final;.*)$",
+        ),
     ),
     "UploadOffset": header("Upload-Offset", text("Where the body begins.", pattern=NUMBER), "5242880")
     | {"required": True},

@@ -79,7 +79,7 @@ def _wanted() -> Wanted:
     pairs = tus_fields.metadata(request.headers.get("Upload-Metadata"))
     content_type = tus_fields.text_of(pairs, "filetype", "type", "contentType") or None
     concat = request.headers.get("Upload-Concat")
-    parts = _parts(concat) if concat and concat != PARTIAL else None
+    parts = _parts(concat) if concat not in (None, PARTIAL) else None
     return Wanted(
         way="tus",
         mode=Mode(mode),
@@ -104,9 +104,9 @@ def _length() -> int | None:
     return length
 
 
-def _parts(concat: str) -> Sequence[UploadRow]:
+def _parts(concat: str | None) -> Sequence[UploadRow]:
     """Return the uploads that a final upload joins, in their order."""
-    if not concat.startswith(f"{FINAL};"):
+    if concat is None or not concat.startswith(f"{FINAL};"):
         raise InvalidUpload("Upload-Concat must be `partial`, or `final;` with the addresses of its parts.")
     if "Upload-Length" in request.headers or "Upload-Defer-Length" in request.headers:
         raise InvalidUpload("A final upload has the length of its parts.")
