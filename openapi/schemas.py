@@ -350,6 +350,7 @@ SCHEMAS: dict[str, Piece] = {
                 "description": "For how long the oldest file waits for S3; null if none does.",
                 "examples": [0.27],
             },
+            "unfinished_uploads": or_null(number("Resumable uploads in progress.", 3)),
         },
     ),
 }

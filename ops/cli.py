@@ -14,6 +14,8 @@ from core.errors import StoreError
 from core.services import services
 from events import webhooks
 from ferryman.cli import upload, watch
+from intake.uploads import rows as upload_rows
+from intake.uploads.turns import end
 from ops import doctor, walls_doctor
 from ops.plain_errors import PlainCommand, PlainGroup
 from ops.reconcile import Finding, comparisons
@@ -35,6 +37,7 @@ def init_app(app: Flask) -> None:
         reconcile,
         key_commands,
         hooks,
+        upload_commands,
         upload,
         watch,
     ):
@@ -223,3 +226,32 @@ def redeliver_webhooks(ids: tuple[str, ...], failed: bool) -> None:
     click.echo(f"{len(wanted) - len(unknown)} will be sent again.")
     if unknown:
         raise click.ClickException(f"There is no message {', '.join(unknown)}.")
+
+
+upload_commands = PlainGroup("uploads", help="Resumable uploads in progress.")
+
+
+@upload_commands.command("list")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many, at most.")
+def list_uploads(limit: int) -> None:
+    """List the uploads in progress, those first that expire first."""
+    for row in upload_rows.unfinished(limit):
+        length = "?" if row.length is None else row.length
+        ends = f"{row.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        click.echo(f"{row.id}  {row.way:4}  {row.mode:6}  {row.offset}/{length} bytes  until {ends}  {row.owner}")
+    count, size = upload_rows.totals()
+    click.echo(f"{count} in progress, with {size} bytes.")
+
+
+@upload_commands.command("expire")
+@click.argument("ids", metavar="ID...", nargs=-1)
+@click.option("--all", "everyone", is_flag=True, help="All uploads in progress.")
+def expire_uploads(ids: tuple[str, ...], everyone: bool) -> None:
+    """End uploads in progress; what is here of them is removed, and their clients begin anew."""
+    if bool(ids) == everyone:
+        raise click.UsageError("Name uploads by their ID, or take all with --all.")
+    wanted = [row.id for row in upload_rows.unfinished(upload_rows.totals()[0])] if everyone else ids
+    ended = [upload_id for upload_id in wanted if end(upload_id)]
+    click.echo(f"{len(ended)} ended.")
+    if unknown := sorted(set(wanted) - set(ended)):
+        raise click.ClickException(f"There is no upload in progress {', '.join(unknown)}.")

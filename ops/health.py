@@ -21,6 +21,7 @@ from core import background
 from core.database import db, utcnow
 from core.errors import ScannerUnavailable, SpoolUnavailable, StoreError
 from core.services import services
+from intake.uploads import rows as upload_rows
 from storage import bucket, file_queries
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def _state() -> dict[str, Any]:
         "status": "ok" if all(checks.values()) else "degraded",
         "checks": _in_words(checks),
         "oldest_undelivered_seconds": oldest and round((utcnow() - oldest).total_seconds(), 3),
+        "unfinished_uploads": upload_rows.totals()[0] if checks["database"] else None,
     }
 
 

@@ -13,6 +13,7 @@ from core.database import batched, db, utcnow
 from core.services import services
 from delivery.deliver import end_without_bytes
 from file import is_own_key
+from intake.uploads import rows as upload_rows
 from models import IS_READY, File, UploadStatus
 from storage import bucket, file_queries, spools
 from storage.s3 import probe as s3_probe
@@ -59,6 +60,7 @@ def _spool_without_row(grace: timedelta) -> Iterator[Finding]:
     spool = services().spool
     kept = {name for name in spool.kept() if spool.age_seconds(name) >= grace.total_seconds()}
     known = {row.id for row in file_queries.among(kept)}
+    known |= {row.id for row in upload_rows.among(sorted(kept - known)) if not row.finished_at and not row.gone_at}
     for file_id in sorted(kept - known):
         yield Finding("spool file without a row", file_id, partial(spool.drop, file_id))
 
@@ -118,10 +120,11 @@ def _multiparts(before: datetime) -> Iterator[Finding]:
         keys = [entry.key for entry in batch]
         with db.engine.connect() as connection:
             rows = {row.key: row for row in connection.execute(select(File).where(File.key.in_(keys)))}
+        arriving = upload_rows.unfinished_keys(keys)
         for entry in batch:
             row = rows.get(entry.key)
             running = row is not None and row.upload_status == UploadStatus.PROCESSING
-            if running or not _is_before(entry.initiated_at, before):
+            if running or entry.key in arriving or not _is_before(entry.initiated_at, before):
                 continue
             ours = row is not None or _prefix()
             mend = partial(bucket.abort, store, entry) if ours else None

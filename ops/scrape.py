@@ -16,6 +16,7 @@ from core import background
 from core.database import utcnow
 from core.metrics import metrics
 from core.services import services
+from intake.uploads import rows as upload_rows
 from storage import file_queries
 
 bp = Blueprint("scrape", __name__)
@@ -53,6 +54,12 @@ class Present(Collector):
         waited = max((utcnow() - oldest).total_seconds(), 0) if oldest else 0
         yield _gauge("ferryman_oldest_undelivered_seconds", "Age of the oldest file on its way.", waited)
         yield _gauge("ferryman_spool_bytes", "Bytes in the spool.", ferry.spool.used_bytes())
+        count, _ = upload_rows.totals()
+        yield _gauge("ferryman_unfinished_uploads", "Resumable uploads in progress.", count)
+        unfinished = ferry.spool.growing_bytes()
+        yield _gauge(
+            "ferryman_unfinished_upload_bytes", "Bytes of them in the spool, which may be half of it.", unfinished
+        )
         yield _gauge("ferryman_pool_files", "Files that the pool of the answering process holds.", ferry.pool.held)
         loops = GaugeMetricFamily(
             "ferryman_loop_last_turn_seconds",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
 
+from core.database import batched
 from core.errors import UploadError, UploadGone, UploadLocked
 from core.services import services
 from intake.uploads import joining, rows
@@ -12,12 +16,13 @@ from intake.uploads.rows import UploadRow
 from intake.uploads.turns import end, hold
 from models import File
 from storage import spools
+from storage.disk import remove
 from storage.growing import UP, is_held
 
 log = logging.getLogger(__name__)
 
 BATCH = 100
-GRACE_SECONDS = 10.0
+GRACE = timedelta(seconds=10)
 """Between the creation of a file and its row, and between the last byte and the end of its request."""
 
 
@@ -38,32 +43,25 @@ def clean() -> None:
     spool = services().spool
     if not spool.is_here():
         return
-    quiet = [upload_id for upload_id in spool.growing() if _is_quiet(upload_id)]
-    known = {row.id: row for row in rows.among(quiet)}
-    for upload_id in quiet:
-        row = known.get(upload_id)
-        if row is None or row.gone_at:
-            spool.path(upload_id).with_suffix(UP).unlink(missing_ok=True)
-        elif not row.finished_at and not row.parts:
+    for row in rows.quiet(spool.id, GRACE):
+        if row.parts is not None:
+            joining.join_later(row.id)
+        elif row.length is not None and _quiet_size(row) == row.length and not (row.concat and rows.is_whole(row)):
             _finish(row)
-    for final in rows.waiting_finals([spool.id]):
-        joining.join_later(final.id)
+    _remove_files()
 
 
-def _is_quiet(upload_id: str) -> bool:
-    """Returns True if nobody writes to an upload's file, nor has just begun it."""
-    path = services().spool.path(upload_id).with_suffix(UP)
-    try:
-        return time.time() - path.stat().st_mtime > GRACE_SECONDS and not is_held(path)
-    except FileNotFoundError:
-        return False
+def _quiet_size(row: UploadRow) -> int:
+    """Return how many bytes of an upload are here; -1 if a request holds it, or it has lost its file."""
+    path = services().spool.path(row.id)
+    for candidate in (path.with_suffix(UP), path):
+        with suppress(FileNotFoundError):
+            return -1 if is_held(candidate) else candidate.stat().st_size
+    return -1
 
 
 def _finish(row: UploadRow) -> None:
     """Finish an upload that is whole."""
-    size = services().spool.path(row.id).with_suffix(UP).stat().st_size
-    if row.length is None or size != row.length or (rows.is_whole(row) and row.concat):
-        return
     try:
         with hold(row, patience_seconds=0) as turn:
             if row.concat:
@@ -78,3 +76,21 @@ def _finish(row: UploadRow) -> None:
     if file:
         log.info("the upload %s is finished, though its request died", row.id)
         File.put_forward(file.id)
+
+
+def _remove_files() -> None:
+    """Remove the files of uploads that have ended, or have no row."""
+    spool = services().spool
+    for ids in batched(spool.growing()):
+        known = {row.id: row for row in rows.among(ids)}
+        for upload_id in ids:
+            row = known.get(upload_id)
+            if row is None or row.gone_at:
+                _remove_quiet(spool.path(upload_id).with_suffix(UP))
+
+
+def _remove_quiet(path: Path) -> None:
+    """Remove a file to which nobody writes, and which nobody has just begun."""
+    with suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > GRACE.total_seconds() and not is_held(path):
+            remove(path)

@@ -177,9 +177,10 @@ def finals(owner: str) -> Sequence[UploadRow]:
     return _read(select(_TABLE).where(Upload.owner == owner, Upload.parts.is_not(None), UNFINISHED))
 
 
-def waiting_finals(spool_ids: Sequence[str]) -> Sequence[UploadRow]:
-    """Return the final uploads of spools that are not joined yet."""
-    return _read(select(_TABLE).where(Upload.spool_id.in_(spool_ids), Upload.parts.is_not(None), UNFINISHED))
+def quiet(spool_id: str, since: timedelta) -> Sequence[UploadRow]:
+    """Return the unfinished uploads of a spool that no request has changed for a time."""
+    before = utcnow() - since
+    return _read(select(_TABLE).where(Upload.spool_id == spool_id, Upload.updated_at <= before, UNFINISHED))
 
 
 def expired(spool_ids: Sequence[str], limit: int) -> Sequence[UploadRow]:
@@ -191,6 +192,12 @@ def expired(spool_ids: Sequence[str], limit: int) -> Sequence[UploadRow]:
 def unfinished(limit: int) -> Sequence[UploadRow]:
     """Return the uploads in progress, those first that expire first."""
     return _read(select(_TABLE).where(UNFINISHED).order_by(Upload.expires_at).limit(limit))
+
+
+def unfinished_keys(keys: Sequence[str]) -> set[str]:
+    """Return those of these keys to which an upload in progress will go."""
+    with db.engine.connect() as connection:
+        return set(connection.scalars(select(Upload.key).where(Upload.key.in_(keys), UNFINISHED)))
 
 
 def totals() -> tuple[int, int]:

@@ -379,11 +379,16 @@ def own(upload_id: str) -> UploadRow:
     return row
 
 
-def end(upload_id: str) -> None:
-    """End an upload for good; its file goes with the next turn or at the next cleaning."""
-    rows.end(upload_id)
+def end(upload_id: str) -> bool:
+    """End an upload for good; its file goes with the next turn or at the next cleaning.
+
+    Returns:
+        False if it has ended already.
+    """
+    has_ended = rows.end(upload_id)
     with transaction() as connection:
         quota.forget(connection, [upload_id])
+    return has_ended
 
 
 def reservation_of(upload_id: str, principal: Principal) -> quota.Reservation:

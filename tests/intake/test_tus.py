@@ -9,6 +9,8 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.kit.stack import RedisServer, S3Server, Web, wait_for
+from tests.kit.stack import ROOT, RedisServer, S3Server, Web, wait_for
 from tests.kit.tus import BODY, Answer, Tus, metadata
 
 MIB = 1024 * 1024
@@ -601,3 +603,23 @@ def test_a_thousand_uploads_in_progress_are_many(web: Web) -> None:
         tus.begin(3)
     finally:
         few.stop()
+
+
+def test_the_operator_sees_and_ends_them(web: Web, tus: Tus) -> None:
+    path = tus.begin(10)
+    tus.patch(path, 0, b"abc")
+    listed = web_command(web, "list")
+    assert f"{id_of(path)}  tus   async   3/10 bytes" in listed
+    assert "in progress, with" in listed
+    state = requests.get(f"{web.url}/status", timeout=20).json()
+    assert state["unfinished_uploads"] >= 1
+    metrics = requests.get(f"{web.url}/metrics", timeout=20).text
+    assert "ferryman_unfinished_uploads " in metrics
+    assert web_command(web, "expire", id_of(path)) == "1 ended.\n"
+    assert tus.head(path).status == 410
+
+
+def web_command(web: Web, *words: str) -> str:
+    command = [sys.executable, "-m", "flask", "--app", "app", "uploads", *words]
+    done = subprocess.run(command, cwd=ROOT, env=web.env, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
