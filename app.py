@@ -16,6 +16,7 @@ from access.throttle import Throttle
 from config import Config
 from core import background, database, logs, metrics, problems
 from core.services import Services
+from delivery.ahead import Ahead
 from delivery.pool import UploadPool
 from delivery.queue import make_celery
 from delivery.scanner import Scanner
@@ -99,12 +100,13 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
 
 def _parts(app: Flask, config: Config) -> Services:
     bell = Bell(config.CELERY_BROKER_URL)
-    spool = Spool(config.SPOOL_DIR, config.SPOOL_MAX_BYTES, config.SPOOL_FSYNC)
+    spool, store = Spool(config.SPOOL_DIR, config.SPOOL_MAX_BYTES, config.SPOOL_FSYNC), Store(config)
     return Services(
         config=config,
         spool=spool,
-        store=Store(config),
+        store=store,
         pool=UploadPool(config.UPLOAD_THREADS, config.UPLOAD_BACKLOG),
+        ahead=Ahead(store, spool, config),
         celery=make_celery(app, config, spool.id),
         throttle=Throttle(config),
         team_tokens=TeamTokens(config) if config.takes_team_tokens else None,

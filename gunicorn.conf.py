@@ -78,6 +78,7 @@ def at_stop(ferry: Services) -> None:
     """End the event streams, and let the clients of resumable uploads go on at the next process."""
     ferry.hub.close()
     ferry.spool.writers.stop_all()
+    ferry.ahead.stop()
 
 
 def worker_exit(server: object, worker: Any) -> None:

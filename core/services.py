@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from access.team_tokens import TeamTokens
     from access.throttle import Throttle
     from config import Config
+    from delivery.ahead import Ahead
     from delivery.pool import UploadPool
     from delivery.scanner import Scanner
     from events.bell import Bell
@@ -35,6 +36,7 @@ class Services:
     spool: Spool
     store: Store
     pool: UploadPool
+    ahead: Ahead
     celery: Celery
     throttle: Throttle
     team_tokens: TeamTokens | None

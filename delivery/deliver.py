@@ -130,7 +130,27 @@ def _send(row: FileRow, run_id: str, stream: Source) -> Uploaded:
     with source:
         if ferry.scanner:
             ferry.scanner.scan(source, row.size, beat)
+        elif stream is None and (parts := _sent_ahead(row)):
+            return _finish_parts(parts, row.id, info, beat)
         return upload_file(ferry.store, source, info, beat)
+
+
+def _sent_ahead(row: FileRow) -> PartsUpload | None:
+    """Return the upload of a file of which S3 has parts already; what S3 does not confirm is sent again."""
+    try:
+        return services().ahead.take(row)
+    except StoreError as error:
+        log.warning("file %s is sent anew: %s", row.id, error.detail)
+        services().ahead.forget(row.id)
+        return None
+
+
+def _finish_parts(parts: PartsUpload, file_id: str, info: ObjectInfo, beat: Heartbeat) -> Uploaded:
+    """Send the rest of a file. If that fails, the next attempt begins anew."""
+    try:
+        return Uploaded(parts.finish(info, beat), None)
+    finally:
+        services().ahead.forget(file_id)
 
 
 def _source(row: FileRow, stream: str | None) -> BinaryIO:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from config import MIB
 from core.errors import BytesLost, StoreError
 from storage.checksum import Crc64Nvme
 from storage.s3.features import Features
-from storage.s3.requests import ObjectInfo, Part
+from storage.s3.requests import ObjectInfo, Part, SentPart
 from storage.section import Section
 from storage.store import Progress, Store
+
+Result = TypeVar("Result")
 
 PART_BYTES = 32 * MIB
 MAX_PART_BYTES = 5 * 1024 * MIB
@@ -77,6 +81,43 @@ class PartsUpload:
             if self._next_bytes == self.part_bytes:
                 self._submit_part()
 
+    def resume(self, upload_id: str, sent: list[SentPart]) -> None:
+        """Go on with an upload that another process has begun.
+
+        Args:
+            upload_id: its name in S3.
+            sent: the parts that S3 has, in their order; they count as far as they are whole and without a gap.
+        """
+        self._begun = _done(upload_id)
+        for number, part in enumerate(sent, 1):
+            if part.entry["PartNumber"] != number or part.size != self.part_bytes:
+                break
+            self._parts.append(_done(part.entry))
+        self._given = len(self._parts) * self.part_bytes
+        self._crc = Crc64Nvme.of(Section(self._file.fileno(), 0, self._given).chunks())
+
+    @property
+    def upload_id(self) -> str | None:
+        """Its name in S3, once that is known."""
+        begun = self._begun
+        return begun.result() if begun and begun.done() and not begun.exception() else None
+
+    def feed(self, size: int) -> None:
+        """Send each full part of a growing file.
+
+        Args:
+            size: how many bytes are there.
+
+        Raises:
+            StoreError: S3 did not take a part.
+        """
+        self._catch_up(size // self.part_bytes * self.part_bytes, lambda sent: None)
+
+    def leave(self) -> None:
+        """Stop, and leave what S3 has for another process."""
+        self._sender.shutdown(cancel_futures=True)
+        self._file.close()
+
     def finish(self, info: ObjectInfo, on_progress: Progress) -> str:
         """Send the rest, complete the object, and verify that S3 holds exactly these bytes.
 
@@ -110,6 +151,10 @@ class PartsUpload:
         if begun and not begun.cancelled() and not begun.exception() and not self._is_complete:
             with suppress(StoreError):  # what S3 does not take back now, reconcile finds
                 self._store.abort_parts(self._key, begun.result())
+
+    def file_size(self) -> int:
+        """Return how many bytes the file has now."""
+        return os.fstat(self._file.fileno()).st_size
 
     def _catch_up(self, size: int, on_progress: Progress) -> None:
         """Feed in the bytes that `update` has not seen, at most PARTS_AT_ONCE parts ahead of the sender."""
@@ -167,3 +212,9 @@ class PartsUpload:
         is_confirmed = self._store.complete_parts(info, begun.result(), parts, self._features)
         self._is_complete = True
         return is_confirmed
+
+
+def _done(result: Result) -> Future[Result]:
+    future: Future[Result] = Future()
+    future.set_result(result)
+    return future

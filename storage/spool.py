@@ -28,6 +28,8 @@ USAGE_PAUSE = 20  # times as long as the last count took
 GRACE_SECONDS = 10  # between the creation of what a process writes, and its lock
 FILE_ID = re.compile(r"[0-9a-f]{32}")
 PREFIX = re.compile(r"[0-9a-f]{8}")
+AHEAD, WHOLE = MARKS = (".ahead", ".whole")
+"""Beside a file that is sent while it arrives: its upload's name in S3; beside one that must not be so sent."""
 UPLOADS_SHARE = 2  # half of the spool, so that uploads that wait for their clients leave room for all others
 
 
@@ -194,6 +196,8 @@ class Spool:
     def drop(self, file_id: str) -> bool:
         """Remove a kept file, which may be gone already. Returns False if it may be there still."""
         self._next_count = min(self._next_count, time.monotonic())  # so that the room is seen at once
+        for mark in MARKS:
+            remove(self.path(file_id).with_suffix(mark))
         return remove(self.path(file_id)) and self.is_here()
 
     def kept(self) -> list[str]:
@@ -223,14 +227,14 @@ class Spool:
             return 0
 
     def drop_abandoned_parts(self) -> None:
-        """Remove partial files of dead writers, which hold no lock, and questions about ended uploads."""
+        """Remove partial files of dead writers, which hold no lock, and marks without a file."""
         for part in self.folder.glob(f"*{PART}"):
             with suppress(OSError):
                 if time.time() - part.stat().st_mtime > GRACE_SECONDS and not is_locked(part):
                     part.unlink()
-        for stop in self.folder.glob(f"*{STOP}"):
-            if not stop.with_suffix(UP).exists():
-                remove(stop)
+        for mark in (mark for kind in (STOP, AHEAD, WHOLE) for mark in self.folder.glob(f"*{kind}")):
+            if not mark.with_suffix(UP).exists() and not mark.with_suffix("").exists():
+                remove(mark)
 
     def path(self, file_id: str) -> Path:
         """Return where a file is kept.

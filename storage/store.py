@@ -17,7 +17,7 @@ from storage.s3.client import Clients
 from storage.s3.errors import translated_errors
 from storage.s3.features import Capabilities, Features
 from storage.s3.probe import probe
-from storage.s3.requests import ObjectInfo, Part, Requests
+from storage.s3.requests import ObjectInfo, Part, Requests, SentPart
 from storage.section import Section
 
 if TYPE_CHECKING:
@@ -116,6 +116,14 @@ class Store:
         """
         requests = self._requests(features.unsigned_payload)
         return requests.part(key, upload_id, number, section, crc64nvme, features.parts)
+
+    def sent_parts(self, key: str, upload_id: str) -> list[SentPart]:
+        """Return the parts of a multipart upload that S3 has, in their order.
+
+        Raises:
+            StoreError: S3 refuses, or knows no such upload.
+        """
+        return self._requests().parts(key, upload_id)
 
     def complete_parts(self, info: ObjectInfo, upload_id: str, parts: list[Part], features: Features) -> bool:
         """Complete a multipart upload.

@@ -87,6 +87,7 @@ def _remove_files() -> None:
             row = known.get(upload_id)
             if row is None or row.gone_at:
                 _remove_quiet(spool.path(upload_id).with_suffix(UP))
+                services().ahead.abandon(upload_id, row.key if row else "")
 
 
 def _remove_quiet(path: Path) -> None:

@@ -159,7 +159,6 @@ def _written(
         "crc64nvme": rows.NO_BYTES,
         "closing": wanted.closing,
         "tentative": False,
-        "s3_upload_id": None,
         "spool_id": services().spool.id,
         "created_at": now,
         "updated_at": now,

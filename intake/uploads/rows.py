@@ -80,7 +80,6 @@ class Upload(db.Model):  # type: ignore[name-defined,misc]
     """False while the client may still say that more comes, even if its length is reached (RUFH)."""
     tentative: Mapped[bool] = mapped_column(Boolean, default=False)
     """True while bytes behind the offset are yet to be verified."""
-    s3_upload_id: Mapped[str | None] = mapped_column(Text)
     spool_id: Mapped[str] = mapped_column(String(32))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -161,6 +161,7 @@ class Turn:
         if self.row.length is None and declared:
             self._reservation.extend(self.offset + declared)
         if check:
+            ferry.ahead.forbid(self.row.id)
             self._move(tentative=True)
         start, crc = self.offset, self._file.crc64nvme
         with ferry.spool.writers.writing(self.row.id, _stop(request)):
@@ -184,6 +185,7 @@ class Turn:
                 if check:
                     check.update(fits)
                 self._look()
+                self._offer()
                 if len(fits) < len(chunk):
                     return self._too_large()
                 if every.due() and not check:
@@ -193,6 +195,17 @@ class Turn:
         except (Busy, SpoolUnavailable) as error:
             return error
         return None
+
+    def _offer(self) -> None:
+        """Let what is here go to S3 already, if the file is large and nothing of it can be taken back."""
+        if (
+            self.row.length is not None
+            and not self.row.concat
+            and not self.row.tentative
+            and self.row.detected_type
+        ):
+            about = (self.row.key, self.row.content_type, self.row.length)
+            services().ahead.offer(self.row.id, self._file.path, *about)
 
     def _look(self) -> None:
         """Check the file as far as it has arrived; one that is not accepted ends the upload."""
@@ -335,6 +348,7 @@ class Turn:
         if self._held:
             self._held.discard()
             self._held = None
+            services().ahead.abandon(self.row.id, self.row.key)
 
 
 def hold(row: UploadRow, patience_seconds: float = PATIENCE_SECONDS) -> Turn:
@@ -427,6 +441,7 @@ def _caught_up(upload_id: str, file: Growing) -> Turn:
         return Turn(row, None)
     if row is None or row.gone_at:
         file.discard()
+        services().ahead.abandon(upload_id, row.key if row else "")
         raise UploadGone(GONE)
     turn = Turn(row, file)
     try:

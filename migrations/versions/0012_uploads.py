@@ -36,7 +36,6 @@ def upgrade() -> None:
         sa.Column("crc64nvme", sa.String(12), nullable=False),
         sa.Column("closing", sa.Boolean(), nullable=False),
         sa.Column("tentative", sa.Boolean(), nullable=False),
-        sa.Column("s3_upload_id", sa.Text()),
         sa.Column("spool_id", sa.String(32), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("updated_at", TIME, nullable=False),

@@ -37,6 +37,13 @@ class Head(NamedTuple):
     crc64nvme: str
 
 
+class SentPart(NamedTuple):
+    """A part that S3 has: its entry for `complete`, and its size in bytes."""
+
+    entry: Part
+    size: int
+
+
 class Requests:
     """Plain requests to one bucket, without retries or comparisons.
 
@@ -81,6 +88,14 @@ class Requests:
                 Bucket=self.bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body, **checksum
             )
             return {"PartNumber": number, "ETag": sent["ETag"], **checksum}
+
+    def parts(self, key: str, upload_id: str) -> list[SentPart]:
+        """Return the parts that S3 has, in their order."""
+        with translated_errors():
+            pages = self.client.get_paginator("list_parts").paginate(
+                Bucket=self.bucket, Key=key, UploadId=upload_id
+            )
+            return [_sent(entry) for page in pages for entry in page.get("Parts", [])]
 
     def complete(self, info: ObjectInfo, upload_id: str, parts: list[Part], way: Way) -> str:
         """Complete a multipart upload. Returns the checksum that S3 reports, or None."""
@@ -129,6 +144,11 @@ class Requests:
             status = self.client.delete_object(Bucket=self.bucket, Key=key)["ResponseMetadata"]["HTTPStatusCode"]
         if status != NO_CONTENT and self.head(key, with_checksum=False):
             raise StoreError("S3 has not deleted the object.")
+
+
+def _sent(entry: Any) -> SentPart:
+    named = {name: entry[name] for name in ("PartNumber", "ETag", "ChecksumCRC64NVME") if name in entry}
+    return SentPart(named, entry["Size"])
 
 
 def _translated(chunks: Iterator[bytes]) -> Iterator[bytes]:
