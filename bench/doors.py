@@ -8,6 +8,7 @@ does; the rows named `no delivery` are parts of a file (Upload-Concat: partial),
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import statistics
@@ -40,8 +41,9 @@ LARGE = 1024 * MIB
 class Client:
     """A keep-alive client of a tus server."""
 
-    def __init__(self, port: int, more: dict[str, str] | None = None) -> None:
+    def __init__(self, port: int, more: dict[str, str] | None = None, *, is_delivered: bool = False) -> None:
         self.port = port
+        self.is_delivered = is_delivered
         self._more = more or {}
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
@@ -62,11 +64,24 @@ class Client:
 
     def send(self, count: int, size: int) -> float:
         """Send an upload in pieces. Returns the seconds that its PATCHes took."""
+        self._connection.close()  # Node closes idle ones
         path, piece = self.create(count * size), bytes(size)
         began = time.perf_counter()
         for number in range(count):
             self.ask("PATCH", path, piece, Content_Type=BODY, Upload_Offset=str(number * size))
-        return time.perf_counter() - began
+        taken = time.perf_counter() - began
+        if self.is_delivered:
+            self._settle(path.rpartition("/")[2])
+        return taken
+
+    def _settle(self, file_id: str) -> None:
+        """Wait until nothing more is done for a file, so that the next server has the machine for itself."""
+        wait_for(lambda: self._read(file_id)["sha256"], 120, "digest")
+
+    def _read(self, file_id: str) -> dict[str, object]:
+        self._connection.request("GET", f"/files/{file_id}")
+        found: dict[str, object] = json.loads(self._connection.getresponse().read())
+        return found
 
 
 class Speed(NamedTuple):
@@ -107,6 +122,7 @@ def speeds(clients: dict[str, Client]) -> list[Speed]:
 
 def heads(client: Client) -> float:
     """Return the median milliseconds of a HEAD of an upload in progress."""
+    client.send(1, 1)  # on a new connection
     path = client.create(10)
     return 1000 * statistics.median(timed(lambda: client.ask("HEAD", path)) for _ in range(HEADS))
 
@@ -222,7 +238,10 @@ def main() -> int:
 def measure(folder: Path, web: Web, sink: Sink, peer: PortServer | None, env: dict[str, str]) -> None:
     """Measure everything, and print it."""
     port = int(web.url.rpartition(":")[2])
-    clients = {"ours": Client(port), "ours, no delivery": Client(port, {"Upload_Concat": "partial"})}
+    clients = {
+        "ours": Client(port, is_delivered=True),
+        "ours, no delivery": Client(port, {"Upload_Concat": "partial"}),
+    }
     clients |= {"@tus/server": Client(peer.port)} if peer else {}
     found = speeds(clients)
     base = found[-1]

@@ -198,14 +198,9 @@ class Turn:
 
     def _offer(self) -> None:
         """Let what is here go to S3 already, if the file is large and nothing of it can be taken back."""
-        if (
-            self.row.length is not None
-            and not self.row.concat
-            and not self.row.tentative
-            and self.row.detected_type
-        ):
-            about = (self.row.key, self.row.content_type, self.row.length)
-            services().ahead.offer(self.row.id, self._file.path, *about)
+        row, is_accepted = self.row, bool(self._received and self._received.detected_type)
+        if row.length is not None and not row.concat and not row.tentative and is_accepted:
+            services().ahead.offer(row.id, self._file.path, row.key, row.content_type, row.length)
 
     def _look(self) -> None:
         """Check the file as far as it has arrived; one that is not accepted ends the upload."""
