@@ -8,7 +8,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run avatars test faults fuzz soak scale load bench bench-quick bench-processing pictures dist check format clean openapi release-api
+.PHONY: help run avatars test faults fuzz soak scale load bench bench-quick bench-doors bench-processing pictures dist check format clean openapi release-api
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ bench: .venv/bench ## Measure it beside the limit, the article's way and Node pe
 
 bench-quick: .venv/bench ## The same with few samples, in under 2 minutes
 	@exec $(BIN)/python -m bench --quick
+
+bench-doors: .venv/bench ## Measure raw and resumable uploads beside @tus/server
+	@$(BIN)/python -m bench.doors
 
 bench-processing: .venv/bench ## Measure what images and tables cost, beside other libraries
 	@$(BIN)/python -m bench.processing

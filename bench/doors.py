@@ -181,8 +181,8 @@ def memory(web: Web) -> float:
     return peak.over_idle_mb()
 
 
-def raw_puts(port: int, sink_port: int, size: int) -> tuple[float, float]:
-    """Return the median milliseconds of a raw PUT to its answer, and of the same bytes to a bare sink."""
+def raw_puts(port: int, limit_port: int, size: int) -> tuple[float, float]:
+    """Return the median milliseconds of a raw PUT to its answer, and of the same bytes to a bare server that writes them."""
     body = bytes(size)
 
     def put(to: int, path: str) -> float:
@@ -199,7 +199,7 @@ def raw_puts(port: int, sink_port: int, size: int) -> tuple[float, float]:
 
     pairs = []
     for _ in range(9):
-        pairs.append((put(port, "/async_upload/a.bin"), put(sink_port, "/bench/a.bin")))
+        pairs.append((put(port, "/async_upload/a.bin"), put(limit_port, "/")))
         time.sleep(0.5)
     ours, bare = zip(*pairs, strict=True)
     return 1000 * statistics.median(ours), 1000 * statistics.median(bare)
@@ -229,13 +229,15 @@ def main() -> int:
         peer = tus_server(folder, sink.port)
         env = our_settings(folder, s3_settings(sink.port), redis) | {"UPLOADS_UNFINISHED": "100000"}
         web = Web(folder, env, servers.WEB_PROCESSES)
-        stack.enter_context(running(web, *([peer] if peer else [])))
+        (folder / "limit").mkdir()
+        limit = servers.python_server(folder, "limit", str(folder / "limit"))
+        stack.enter_context(running(web, limit, *([peer] if peer else [])))
         web.wait()
-        measure(folder, web, sink, peer, env)
+        measure(folder, web, limit, peer, env)
     return 0
 
 
-def measure(folder: Path, web: Web, sink: Sink, peer: PortServer | None, env: dict[str, str]) -> None:
+def measure(folder: Path, web: Web, limit: PortServer, peer: PortServer | None, env: dict[str, str]) -> None:
     """Measure everything, and print it."""
     port = int(web.url.rpartition(":")[2])
     clients = {
@@ -252,8 +254,8 @@ def measure(folder: Path, web: Web, sink: Sink, peer: PortServer | None, env: di
     for name, client in clients.items():
         print(f"HEAD, {name}: {heads(client):.2f} ms")
     for size in (10 * MEGABYTE, 100 * MEGABYTE):
-        ours, bare = raw_puts(port, sink.port, size)
-        ratio = f"{ours / bare:.2f} x a bare sink"
+        ours, bare = raw_puts(port, limit.port, size)
+        ratio = f"{ours / bare:.2f} x a bare server"
         print(f"raw PUT of {size // MEGABYTE} MB, async, to the answer: {ours:.1f} ms, {ratio}")
     times = sorted(takeovers(port))
     print(
