@@ -41,7 +41,8 @@ class Tus:
                 method, path, body, {name: text for name, text in given.items() if text is not None}
             )
             answer = connection.getresponse()
-            return Answer(answer.status, dict(answer.getheaders()), answer.read())
+            found = {name.title(): value for name, value in answer.getheaders()}  # HAProxy writes them small
+            return Answer(answer.status, found, answer.read())
         finally:
             connection.close()
 
