@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple, TextIO
 import click
 from tqdm import tqdm
 
+from ferryman import resumable
 from ferryman.client import Client, ClientError, File, Problem, TimedOut, Unreachable
 
 OK, FAILED, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
 STDIN = "-"
+RESUMED_BYTES = 16 * 1024 * 1024
 
 
 class Service(NamedTuple):
@@ -27,6 +30,8 @@ class Service(NamedTuple):
     json: bool
     jobs: int
     timeout: float
+    resume: bool | None = None
+    """Whether uploads go on where an earlier run has come to; None for large files."""
 
     def client(self) -> Client:
         """Return a client of the service, for one thread."""
@@ -136,7 +141,15 @@ class Batch:
         with self._client() as client:
             if source == STDIN:
                 return client.upload(sys.stdin.buffer, mode, name, on_progress, **options)
-            return client.upload(source, mode, on_progress=on_progress, **options)
+            send = resumable.upload if self._is_resumed(source, mode) else Client.upload
+            return send(client, source, mode, on_progress=on_progress, **options)
+
+    def _is_resumed(self, source: str, mode: str) -> bool:
+        """Returns True if a file goes up so that it can go on after a break."""
+        if mode not in resumable.MODES or not os.path.isfile(source):
+            return False
+        wanted = self._service.resume
+        return os.path.getsize(source) >= RESUMED_BYTES if wanted is None else wanted
 
     def _watch(self, file_id: str) -> File:
         with self._client() as client:

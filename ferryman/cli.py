@@ -98,6 +98,11 @@ def main() -> None:
 @metadata_option("Your own words beside each file.")
 @click.option("--expires-in", type=click.IntRange(1), metavar="SECONDS", help="Delete the files after so long.")
 @click.option("--process", multiple=True, metavar="PRESET", help="Make something of each file; may come often.")
+@click.option(
+    "--resume/--no-resume",
+    default=None,
+    help="Go on where an earlier run has come to; by default with files from 16 MiB, not in normal mode.",
+)
 @batch_options
 @click.pass_context
 def upload(

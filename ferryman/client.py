@@ -35,7 +35,7 @@ WAIT_SECONDS = 20
 POLL_SECONDS, MAX_POLL_SECONDS = 0.2, 2.0
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 8.0
 CHANGED = "The file changed while it was sent, so nothing of it was kept."
-RETRYABLE = (408, 429, 502, 503, 504)
+RETRYABLE = (408, 423, 429, 502, 503, 504)
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with the bytes sent so far and all there are; when an upload is tried again, they start from 0."""
@@ -150,7 +150,7 @@ class Client:
     ) -> None:
         if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
             raise ValueError(f"The address of a Ferryman starts with http:// or https://, not {address!r}.")
-        self._address = address.rstrip("/")
+        self.address = address.rstrip("/")
         self._patience = patience
         self._session = requests.Session()
         self._fetch_token = token if callable(token) else None
@@ -340,7 +340,7 @@ class Client:
         part = Path(f"{os.fspath(target)}.part")
         try:
             with part.open("w+b") as file:
-                self._patiently(lambda: self._fetch(f"/files/{file_id}/content", file))
+                self.patiently(lambda: self._fetch(f"/files/{file_id}/content", file))
                 file.seek(0)
                 if self.file(file_id).sha256 not in (None, hashlib.file_digest(file, "sha256").hexdigest()):
                     raise ClientError("The download is damaged.")
@@ -351,7 +351,7 @@ class Client:
     def _fetch(self, path: str, file: IO[bytes]) -> None:
         """Append the missing rest of a content, or write it from the start if the server sends all of it."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={file.tell()}-"} if file.tell() else {})
-        with self._once("GET", path, stream=True, allow_redirects=True, headers=headers) as answer:
+        with self.once("GET", path, stream=True, allow_redirects=True, headers=headers) as answer:
             if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
                 file.seek(0)
                 file.truncate()
@@ -365,13 +365,17 @@ class Client:
         try:
             return _as_file(answer.json())
         except (ValueError, AttributeError) as error:
-            raise ClientError(f"What answers at {self._address} is no Ferryman.") from error
+            raise ClientError(f"What answers at {self.address} is no Ferryman.") from error
 
     def _ask(self, method: str, path: str, **request: Any) -> requests.Response:
-        return self._patiently(lambda: self._once(method, path, **request))
+        return self.patiently(lambda: self.once(method, path, **request))
 
-    def _patiently(self, call: Callable[[], Result]) -> Result:
-        """Call, with retries while patience lasts."""
+    def patiently(self, call: Callable[[], Result]) -> Result:
+        """Call, with retries while patience lasts.
+
+        Args:
+            call: raises a ClientError whose `retry_after` says if it is worth another try.
+        """
         left, pause = self._patience, PAUSE_SECONDS
         while True:
             try:
@@ -386,7 +390,18 @@ class Client:
             time.sleep(seconds)
             left, pause = left - seconds, min(pause * 2, MAX_PAUSE_SECONDS)
 
-    def _once(self, method: str, path: str, **request: Any) -> requests.Response:
+    def once(self, method: str, path: str, **request: Any) -> requests.Response:
+        """Send one request, with the credential.
+
+        Args:
+            method: HTTP method.
+            path: at the service, with its query.
+            request: as `requests.Session.request` takes it.
+
+        Raises:
+            Problem: the service refuses.
+            Unreachable: it does not answer.
+        """
         request = {"allow_redirects": False, "timeout": (CONNECT_SECONDS, ANSWER_SECONDS), **request}
         had_token = self._session.auth is not None
         if self._fetch_token and not had_token:
@@ -401,9 +416,9 @@ class Client:
 
     def _send(self, method: str, path: str, **request: Any) -> requests.Response:
         try:
-            return self._session.request(method, self._address + path, **request)
+            return self._session.request(method, self.address + path, **request)
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise Unreachable(f"{self._address} does not answer.") from error
+            raise Unreachable(f"{self.address} does not answer.") from error
 
 
 class _Bearer(AuthBase):

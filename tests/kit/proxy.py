@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-METHODS = (b"GET ", b"PUT ", b"POST", b"HEAD", b"DELE")
+METHODS = (b"GET ", b"PUT ", b"POST", b"PATCH", b"HEAD", b"DELE")
 
 
 class Link:
