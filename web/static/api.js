@@ -61,32 +61,42 @@ async function write(method, path, body) {
   return (await request(path, { method, headers, body: JSON.stringify(body) })).json();
 }
 
-// Post a file; fetch() does not tell how much of it is sent.
-export async function upload(mode, file, process, idempotencyKey, { onProgress, signal }) {
-  const answer = await withKey((bearer) => {
-    const headers = { Accept: "application/json", "Idempotency-Key": idempotencyKey, ...bearer };
-    return post(`/${mode}_upload`, { process, file }, headers, onProgress, signal);
-  });
-  return answer.json();
+// Post a file as a form.
+export async function upload(mode, file, process, idempotencyKey, options) {
+  const form = () => {
+    const form = new FormData();
+    for (const [name, value] of Object.entries({ process, file })) if (value) form.append(name, value);
+    return form;
+  };
+  const headers = { Accept: "application/json", "Idempotency-Key": idempotencyKey };
+  return (await transfer("POST", `/${mode}_upload`, headers, form, options)).json();
 }
 
-function post(path, fields, headers, onProgress, signal) {
+// Send a body, and tell how much of it is sent, as fetch() does not.
+export const transfer = (method, path, headers, body, options) =>
+  withKey((bearer) => sendByXhr(method, path, { ...headers, ...bearer }, body(), options));
+
+function sendByXhr(method, path, headers, body, { onProgress, signal }) {
   return new Promise((resolve, reject) => {
-    const form = new FormData();
-    for (const [name, value] of Object.entries(fields)) if (value) form.append(name, value);
     const xhr = new XMLHttpRequest();
-    xhr.open("POST", path);
+    xhr.open(method, path);
     for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);
     xhr.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
-    xhr.onload = () => resolve(new Response(xhr.responseText, { status: xhr.status, headers: retryAfter(xhr) }));
+    xhr.onload = () => resolve(answerOf(xhr));
     xhr.onerror = () => reject(new Problem(0, "The connection was closed before the request was complete."));
     xhr.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     signal.addEventListener("abort", () => xhr.abort());
-    xhr.send(form);
+    xhr.send(body);
   });
 }
 
-const retryAfter = (xhr) => ({ "Retry-After": xhr.getResponseHeader("Retry-After") ?? "" });
+const READ = ["Retry-After", "Upload-Offset"];
+const NO_BODY = 204;
+
+function answerOf(xhr) {
+  const headers = READ.map((name) => [name, xhr.getResponseHeader(name)]).filter(([, value]) => value !== null);
+  return new Response(xhr.status === NO_BODY ? null : xhr.responseText, { status: xhr.status, headers });
+}
 
 // Hear of changes as they happen, for ever. EventSource could not send a key, so the stream is read by fetch().
 export async function watch(onEvent, onOpen, onLost) {

@@ -6,6 +6,7 @@ import { filesOf } from "./folders.js";
 import { askAgain } from "./key.js";
 import * as presets from "./presets.js";
 import * as recent from "./recent.js";
+import * as tus from "./tus.js";
 import * as uploads from "./uploads.js";
 import { isFinal } from "./words.js";
 
@@ -106,6 +107,12 @@ function listen(isLive) {
   live.hidden = !isLive;
   lost.hidden = isLive;
   if (isLive) recent.load(); // what happened before the stream began
+}
+
+const [first, ...others] = tus.unfinished();
+if (first) {
+  const more = others.length ? ` and ${others.length} more` : "";
+  dropNote.textContent = `${first}${more} can go on where an earlier visit stopped: choose the file again.`;
 }
 
 addEventListener("key", () => recent.load());

@@ -4,21 +4,24 @@ import * as actions from "./actions.js";
 import * as api from "./api.js";
 import { tell } from "./news.js";
 import * as times from "./times.js";
+import * as tus from "./tus.js";
 import { bytes, duration, isFinal, stateOf } from "./words.js";
 
 const AT_ONCE = 3; // a browser opens six connections to a service; one listens, and some must be left to ask
 const TRIES = 10;
-const LABELS = { retry: "Try again", download: "Download", copy: "Copy the link of", cancel: "Cancel" };
+const LABELS = { pause: "Pause", proceed: "Go on with", retry: "Try again", download: "Download", copy: "Copy the link of", cancel: "Cancel" };
 const LONGEST_PAUSE_MS = 60_000;
 
 const list = document.querySelector("#uploads");
 const title = document.querySelector("#send-title");
 const template = document.querySelector("#upload");
+const total = document.querySelector("#total");
 const uploads = new Set();
 
 class Upload {
   constructor(file, { mode, process }, onRecord) {
     Object.assign(this, { file, mode, process, onRecord, record: null, answerMs: null, totalMs: null });
+    this.isResumable = mode !== "normal" && file.size >= tus.LEAST_BYTES;
     this.card = template.content.firstElementChild.cloneNode(true);
     this.find(".name").textContent = file.name;
     this.find(".facts").textContent = `${bytes(file.size)} · ${mode}`;
@@ -39,6 +42,7 @@ class Upload {
 
   wait() {
     this.tries = 0;
+    this.done = 0;
     this.show("line", "Queued", "", 0);
   }
 
@@ -48,6 +52,15 @@ class Upload {
 
   get isSending() {
     return ["sending", "pause"].includes(this.state);
+  }
+
+  get isPaused() {
+    return this.state === "paused";
+  }
+
+  // Bytes that the service has, or is being sent.
+  get sent() {
+    return this.record === null ? this.done * this.file.size : this.file.size;
   }
 
   get isOver() {
@@ -60,7 +73,8 @@ class Upload {
     this.sending(0);
     try {
       const options = { onProgress: (done) => this.sending(done), signal: this.aborter.signal };
-      const record = await api.upload(this.mode, this.file, this.process, this.idempotencyKey, options);
+      const upload = this.isResumable ? tus.upload : api.upload;
+      const record = await upload(this.mode, this.file, this.process, this.idempotencyKey, options);
       this.answerMs = performance.now() - started;
       this.accept(record);
     } catch (error) {
@@ -69,6 +83,7 @@ class Upload {
   }
 
   sending(done) {
+    this.done = done;
     if (done < 1) this.show("sending", "Sending", `${bytes(done * this.file.size)} of ${bytes(this.file.size)}`, done);
     else if (this.mode === "normal") this.show("sending", "Delivering", "All sent. The answer comes when it is in S3.", null);
     else this.show("sending", "Sending", "All sent, waiting for the answer.", null);
@@ -77,19 +92,34 @@ class Upload {
   async refused(error) {
     if (error.name === "AbortError") return;
     if (error.fileId) return this.follow(error.fileId);
-    const busy = [429, 503].includes(error.status) || (error.status === 409 && !error.fileId);
+    const isCut = this.isResumable && [0, 423].includes(error.status); // it goes on where it was
+    const busy = isCut || [429, 503].includes(error.status) || (error.status === 409 && !error.fileId);
     this.tries += 1;
     if (!busy || this.tries >= TRIES) return this.fail(error.message);
-    await this.pause(error.message, Math.min(error.retryAfterMs || 1000 * this.tries, LONGEST_PAUSE_MS));
+    await this.holdOff(error.message, Math.min(error.retryAfterMs || 1000 * this.tries, LONGEST_PAUSE_MS));
     if (!this.aborter.signal.aborted) return this.send();
   }
 
-  async pause(reason, ms) {
+  async holdOff(reason, ms) {
     const until = performance.now() + ms;
     for (let left = ms; left > 0 && !this.aborter.signal.aborted; left = until - performance.now()) {
-      this.show("pause", "Waiting", `${reason} Sending it again in ${Math.ceil(left / 1000)}\u00a0s.`, null);
+      this.show("pause", "Waiting", `${reason} ${this.isResumable ? "Going on" : "Sending it again"} in ${Math.ceil(left / 1000)}\u00a0s.`, null);
       await new Promise((resolve) => setTimeout(resolve, Math.min(left, 1000)));
     }
+  }
+
+  pause() {
+    this.show("paused", "Paused", `${bytes(this.sent)} of ${bytes(this.file.size)}`, this.done);
+    this.aborter.abort();
+    this.find("[data-action=proceed]").focus();
+  }
+
+  proceed() {
+    this.card.focus();
+    const { done } = this;
+    this.wait();
+    this.done = done;
+    fill();
   }
 
   // The service has the file, although it could not deliver it in the request.
@@ -166,6 +196,7 @@ class Upload {
 
   cancel() {
     this.aborter?.abort();
+    if (this.isResumable) tus.end(this.mode, this.file, this.process).catch(() => {}); // it ends by itself in a day
     (this.card.nextElementSibling ?? this.card.previousElementSibling ?? title).focus();
     this.forget();
     fill();
@@ -184,7 +215,9 @@ class Upload {
 
   show(state, label, detail, done) {
     this.state = state;
-    const hide = { retry: !["failed", "error"].includes(state), cancel: !["line", "sending", "pause", "failed"].includes(state) };
+    const hide = { retry: !["failed", "error"].includes(state), cancel: !["line", "sending", "pause", "paused", "failed"].includes(state) };
+    hide.pause = !(this.isResumable && ["sending", "pause"].includes(state));
+    hide.proceed = state !== "paused";
     hide.download = hide.copy = state !== "complete";
     for (const [action, hidden] of Object.entries(hide)) this.find(`[data-action=${action}]`).hidden = hidden;
     this.card.dataset.state = state;
@@ -221,7 +254,7 @@ export function update(record) {
 }
 
 // The bytes of some file are only in this page yet.
-export const isBusy = () => [...uploads].some((upload) => upload.isWaiting || upload.isSending);
+export const isBusy = () => [...uploads].some((upload) => upload.isWaiting || upload.isSending || upload.isPaused);
 
 function fill() {
   const waiting = [...uploads].filter((upload) => upload.isWaiting);
@@ -233,8 +266,17 @@ function fill() {
 function tidy() {
   const there = [...uploads].filter((upload) => upload.state === "complete").length;
   document.querySelector("#visit-title").textContent = `This visit: ${there} of ${uploads.size} in S3`;
+  showTotal();
   document.querySelector("#visit").hidden = uploads.size === 0;
   document.querySelector("#clear").hidden = ![...uploads].some((upload) => upload.isOver);
+}
+
+// How far all files together are on their way to the service.
+function showTotal() {
+  const all = [...uploads];
+  const size = all.reduce((sum, { file }) => sum + file.size, 0);
+  total.hidden = all.length < 2 || !isBusy();
+  total.value = size ? all.reduce((sum, { sent }) => sum + sent, 0) / size : 0;
 }
 
 document.querySelector("#clear").addEventListener("click", () => {
