@@ -182,7 +182,7 @@ def memory(web: Web) -> float:
 
 
 def raw_puts(port: int, limit_port: int, size: int) -> tuple[float, float]:
-    """Return the median milliseconds of a raw PUT to its answer, and of the same bytes to a bare server that writes them."""
+    """Return the median milliseconds of a raw PUT to its answer, and of one to a bare server that writes it."""
     body = bytes(size)
 
     def put(to: int, path: str) -> float:
