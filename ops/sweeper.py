@@ -33,8 +33,8 @@ CHORES = (
     remove_erased,
     slots.drop_abandoned_work,
     idempotency.forget_old,
+    chores.clean,  # before anything expires: what is whole is finished
     chores.expire,
-    chores.clean,
     upload_rows.forget_old,
     quota.forget_lapsed,
     event_log.forget_old,

@@ -47,7 +47,7 @@ class Growing(SpoolFile):
         with disk_errors():
             file = open(path.with_suffix(UP), "x+b", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)
-        return cls(spool, path, path.with_suffix(UP), file, expected_bytes)
+        return cls(spool, path, path.with_suffix(UP), file, spool.room_for_upload(), expected_bytes)
 
     @classmethod
     def hold(cls, spool: Spool, upload_id: str, patience_seconds: float = PATIENCE_SECONDS) -> Self:
@@ -71,7 +71,7 @@ class Growing(SpoolFile):
             working_path, file = _open(spool, path)
             if _is_locked(file, working_path):
                 path.with_suffix(STOP).unlink(missing_ok=True)
-                return cls(spool, path, working_path, file)
+                return cls(spool, path, working_path, file, spool.room_for_upload())
             file.close()
             if time.monotonic() >= deadline:
                 raise UploadLocked("Another request holds this upload; try again.")

@@ -29,4 +29,4 @@ class Incoming(SpoolFile):
         with disk_errors():
             file = open(working_path, "xb", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)  # tells that its writer lives
-        super().__init__(spool, path, working_path, file, expected_bytes)
+        super().__init__(spool, path, working_path, file, spool.room(), expected_bytes)

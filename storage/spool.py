@@ -107,6 +107,11 @@ class Spool:
         """Return how many more bytes its own limit lets in; None without one."""
         return self.max_bytes - self.used_bytes() if self.max_bytes else None
 
+    def room_for_upload(self) -> int | None:
+        """Return how many more bytes of uploads in progress are let in; None without a limit."""
+        room = self.room()
+        return None if room is None else min(room, self.max_bytes // UPLOADS_SHARE - self._growing)
+
     def require_for_upload(self, more: int) -> None:
         """Check that so many more bytes of uploads in progress fit, which may hold half of the spool.
 

@@ -24,11 +24,18 @@ class SpoolFile:
         path: where it will be kept.
         working_path: where it is until then.
         file: it, open for writing at its end, and locked.
+        room: how many more bytes it may get; None if nobody counts them.
         expected_bytes: about how large it will be; 0 if nobody knows.
     """
 
     def __init__(
-        self, spool: Spool, path: Path, working_path: Path, file: BinaryIO, expected_bytes: int = 0
+        self,
+        spool: Spool,
+        path: Path,
+        working_path: Path,
+        file: BinaryIO,
+        room: int | None,
+        expected_bytes: int = 0,
     ) -> None:
         self.file_id = path.name
         self.path = working_path
@@ -40,7 +47,7 @@ class SpoolFile:
         self._file = file
         self._crc = Crc64Nvme()
         self._next_check = CHECK_BYTES
-        self._room = spool.room()
+        self._room = room
 
     @property
     def crc64nvme(self) -> str:

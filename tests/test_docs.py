@@ -32,7 +32,7 @@ from tests.kit.stack import ROOT, wait_for
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\((?!http|mailto|#)([^)#]+)(?:#([^)]+))?\)")
-READ = ("json", "dotenv", "text", "mermaid", "nginx", "ini", "toml", "sql")
+READ = ("json", "dotenv", "text", "mermaid", "nginx", "ini", "toml", "sql", "js", "swift", "java")
 PROGRAMS = "aws|cat|celery|cp|curl|docker|echo|export|flask|gunicorn|kill|make|openssl|pg_dump|pip|psql|python3?"
 COMMAND = re.compile(rf"^\s*[$#>]?\s*(\w+=\S+ )*(\.venv/bin/|sudo )?({PROGRAMS}) ", re.MULTILINE)
 INDENTED = re.compile(rf"^( {{4,}}|\t|\$ |~~~|<pre)\s*\$?\s*({PROGRAMS}|sh)\b", re.MULTILINE)
@@ -45,6 +45,7 @@ NEWCOMERS = {
     "operations.md",
     "processing.md",
     "quickstart.md",
+    "resumable.md",
     "troubleshooting.md",
     "upgrade.md",
     "webhooks.md",

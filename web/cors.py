@@ -22,7 +22,15 @@ SENT = (
 )
 """The headers that a page may send; those that every page may send are not among them."""
 READ = (
-    *("Location", "ETag", "Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
+    *(
+        "Location",
+        "Content-Location",
+        "ETag",
+        "Retry-After",
+        "RateLimit-Limit",
+        "RateLimit-Remaining",
+        "RateLimit-Reset",
+    ),
     *("WWW-Authenticate", "Preference-Applied", "X-Request-ID", "Content-Disposition", "Accept-Ranges"),
     *("Content-Range", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"),
     *("Upload-Length", "Upload-Offset", "Upload-Expires", "Upload-Metadata", "Upload-Concat", "Upload-Limit"),

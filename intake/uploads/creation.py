@@ -11,7 +11,7 @@ from datetime import timedelta
 from access import auth
 from access.principal import Principal
 from core.database import transaction, utcnow
-from core.errors import LimitReached
+from core.errors import LimitReached, UploadGone
 from core.services import services
 from file import check_name, media_type, rename_file
 from intake import idempotency, options
@@ -79,8 +79,8 @@ def begin(wanted: Wanted, key: str | None) -> tuple[UploadRow, Turn | None]:
 
 def _earlier(upload_id: str) -> UploadRow:
     row = rows.find(upload_id)
-    if row is None:
-        raise LookupError("the upload of an Idempotency-Key is forgotten")
+    if row is None or row.gone_at:
+        raise UploadGone("The upload of this Idempotency-Key has ended.")
     return row
 
 

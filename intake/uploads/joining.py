@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from core.errors import Busy, BytesLost, SpoolUnavailable, UploadError, UploadGone, UploadLocked
 from core.file_row import FileRow
@@ -36,7 +37,8 @@ def join_soon(final: UploadRow) -> FileRow | None:
     if parts is None:
         return None
     if sum(part.length for part in parts) <= AT_ONCE_BYTES:
-        return _join(final, parts)
+        with suppress(UploadLocked):  # another process has seen that they are here
+            return _join(final, parts)
     submit(final.id, join_later)
     return None
 

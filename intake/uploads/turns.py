@@ -86,6 +86,7 @@ class Turn:
         self.row = row
         self._held = file
         self._received: ReceivedFile | None = None
+        self._reserved = 0
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +160,7 @@ class Turn:
             raise self._too_large()
         ferry.spool.require_for_upload(declared)
         if self.row.length is None and declared:
-            self._reservation.extend(self.offset + declared)
+            self._reserve(self.offset + declared)
         if check:
             ferry.ahead.forbid(self.row.id)
             self._move(tentative=True)
@@ -204,12 +205,16 @@ class Turn:
 
     def _look(self) -> None:
         """Check the file as far as it has arrived; one that is not accepted ends the upload."""
-        if self.row.length is None:
-            steps = -(-self.offset // STEP_BYTES)
-            self._reservation.extend(steps * STEP_BYTES)
+        if self.row.length is None and self.offset > self._reserved:
+            self._reserve(self.offset + STEP_BYTES)
         if not self.row.concat:
             with self._ends_if_refused():
                 self.acceptance.check(self._described())
+
+    def _reserve(self, size: int) -> None:
+        """Reserve quota for so many bytes, of an upload whose length nobody knows."""
+        self._reservation.extend(size)
+        self._reserved = size
 
     def checkpoint(self) -> None:
         """Record what is here.
@@ -261,9 +266,13 @@ class Turn:
                 rows.end_parts(connection, parts)
                 quota.forget(connection, parts)
 
-        with self._ends_if_refused():
-            self._verify()
-            row = self.acceptance.complete(self._described(), also)
+        try:
+            with self._ends_if_refused():
+                self._verify()
+                row = self.acceptance.complete(self._described(), also)
+        except UploadGone:
+            self._remove()
+            raise
         self._file.release()
         self._file.close()
         self._held = None

@@ -108,6 +108,7 @@ def _parts(concat: str | None) -> Sequence[UploadRow]:
     """Return the uploads that a final upload joins, in their order."""
     if concat is None or not concat.startswith(f"{FINAL};"):
         raise InvalidUpload("Upload-Concat must be `partial`, or `final;` with the addresses of its parts.")
+    tus_fields.check_plain(concat, "Upload-Concat")
     if "Upload-Length" in request.headers or "Upload-Defer-Length" in request.headers:
         raise InvalidUpload("A final upload has the length of its parts.")
     ids = tus_fields.part_ids(concat)

@@ -47,6 +47,7 @@ def metadata(text: str | None) -> dict[str, bytes]:
         InvalidUpload: it is malformed, or too long.
     """
     found: dict[str, bytes] = {}
+    check_plain(text or "", "Upload-Metadata")
     if text and len(text) > MAX_METADATA_BYTES:
         raise InvalidUpload(f"Upload-Metadata must not exceed {MAX_METADATA_BYTES} bytes.")
     for pair in text.split(",") if text and text.strip() else ():
@@ -55,6 +56,16 @@ def metadata(text: str | None) -> dict[str, bytes]:
             raise InvalidUpload("The names in Upload-Metadata must be ASCII, and each stand once.")
         found[name] = _base64(value.strip(), "Upload-Metadata")
     return found
+
+
+def check_plain(text: str, field: str) -> None:
+    """Check that a text, which goes back as it came, is a header that every server sends.
+
+    Raises:
+        InvalidUpload: it is none.
+    """
+    if not text.isascii() or not text.isprintable():
+        raise InvalidUpload(f"{field} must be printable ASCII.")
 
 
 def text_of(pairs: Mapping[str, bytes], *names: str) -> str:

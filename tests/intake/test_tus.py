@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +22,7 @@ import pytest
 import requests
 
 from tests.kit.stack import ROOT, RedisServer, S3Server, Web, wait_for
-from tests.kit.tus import BODY, Answer, Tus, metadata
+from tests.kit.tus import BODY, Answer, Tus, checksum, metadata
 
 MIB = 1024 * 1024
 LIMIT = 32 * MIB
@@ -275,12 +274,6 @@ def test_a_right_checksum_passes(tus: Tus, algorithm: str) -> None:
     assert answer.status == 460
     assert detail(answer)
     assert tus.head(path).offset == MIB
-
-
-def checksum(algorithm: str, data: bytes) -> str:
-    is_crc = algorithm == "crc32"
-    digest = zlib.crc32(data).to_bytes(4, "big") if is_crc else hashlib.new(algorithm, data).digest()
-    return f"{algorithm} {base64.b64encode(digest).decode()}"
 
 
 @pytest.mark.parametrize("trailer", ["right", "wrong", "absent"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.client
 import socket
 import time
+import zlib
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -81,3 +83,10 @@ def metadata(**pairs: str | bytes) -> str:
     """Return an Upload-Metadata."""
     encoded = {name: value.encode() if isinstance(value, str) else value for name, value in pairs.items()}
     return ",".join(f"{name} {base64.b64encode(value).decode()}" for name, value in encoded.items())
+
+
+def checksum(algorithm: str, data: bytes) -> str:
+    """Return an Upload-Checksum."""
+    is_crc = algorithm == "crc32"
+    digest = zlib.crc32(data).to_bytes(4, "big") if is_crc else hashlib.new(algorithm, data).digest()
+    return f"{algorithm} {base64.b64encode(digest).decode()}"
