@@ -342,7 +342,7 @@ RESPONSES: dict[str, Piece] = {
     ),
     "Unsupported": problem(
         _S.UNSUPPORTED_MEDIA_TYPE,
-        "The body is not multipart/form-data, or the media type of the file is not accepted.",
+        "The body is url-encoded, compressed or of no type, or the media type of the file is not accepted.",
         "Send the file as multipart/form-data.",
     ),
     "PreconditionFailed": problem(

@@ -170,6 +170,8 @@ class Turn:
         if check and (failure or not check.is_right(self._file.read(start, self.offset))):
             self._file.cut(start, crc)
             failure = failure or ChecksumMismatch("The bytes do not match their checksum; send them again.")
+        elif check:
+            self._look()  # now that these are the client's bytes
         if failure or not self.is_whole or self.row.concat:
             self.checkpoint()
         if failure:
@@ -185,8 +187,9 @@ class Turn:
                 left -= len(fits)
                 if check:
                     check.update(fits)
-                self._look()
-                self._offer()
+                else:
+                    self._look()
+                    self._offer()
                 if len(fits) < len(chunk):
                     return self._too_large()
                 if every.due() and not check:

@@ -616,3 +616,17 @@ def web_command(web: Web, *words: str) -> str:
     command = [sys.executable, "-m", "flask", "--app", "app", "uploads", *words]
     done = subprocess.run(command, cwd=ROOT, env=web.env, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout
+
+
+def test_bytes_with_a_wrong_checksum_tell_no_type(web: Web, tus: Tus) -> None:
+    """What was damaged on the way may look like anything."""
+    content = b"plain text, " * 1000
+    path = tus.begin(len(content), Upload_Metadata=metadata(filename="a.txt", filetype="text/plain"))
+    damaged = b"<!doctype html><html>".ljust(len(content))
+    assert tus.patch(path, 0, damaged, Upload_Checksum=checksum("md5", content)).status == 460
+    assert tus.patch(path, 0, content, Upload_Checksum=checksum("md5", content)).status == 204
+    web.settled(id_of(path))
+    assert web.file(id_of(path))["detected_type"] == "text/plain"
+    page = tus.begin(len(damaged), Upload_Metadata=metadata(filename="a.txt", filetype="text/plain"))
+    assert tus.patch(page, 0, damaged, Upload_Checksum=checksum("md5", damaged)).status == 415
+    assert tus.head(page).status == 410

@@ -194,7 +194,8 @@ def test_a_clock_that_jumps_loses_no_bytes(make: MAKE, hours: int) -> None:
     client = make(KEY_BYTES_PER_DAY="1000")
     path = create(client, 6).location
     patch(client, path, 0, b"abc")
-    with mock.patch("intake.uploads.turns.utcnow", lambda: utcnow() + timedelta(hours=hours)):
+    later = utcnow() + timedelta(hours=hours)
+    with mock.patch("intake.uploads.turns.utcnow", return_value=later):
         answer = patch(client, path, 3, b"def")
     if hours > 0:
         assert answer.status_code == 410
@@ -204,3 +205,20 @@ def test_a_clock_that_jumps_loses_no_bytes(make: MAKE, hours: int) -> None:
     with client.application.app_context():
         spool = services().spool
         assert Path(spool.path(path.rpartition("/")[2])).read_bytes() == b"abcdef"
+
+
+@pytest.mark.parametrize("public", ["", "https://files.example.com", "https://example.com/ferryman/"])
+def test_addresses_are_absolute_where_that_is_configured(make: MAKE, public: str) -> None:
+    client = make(PUBLIC_URL=public)
+    location = create(client, 3).location
+    assert location.startswith(f"{public.rstrip('/')}/uploads/")
+    answer = create(client, None, Upload_Concat="partial")
+    final = client.post("/uploads", headers={**TUS, "Upload-Concat": f"final;{answer.location}"})
+    assert final.status_code == 201
+
+
+def test_a_key_of_an_ended_upload_says_so(make: MAKE) -> None:
+    client = make()
+    path = create(client, 3, Idempotency_Key="one").location
+    client.delete(path, headers=TUS)
+    assert create(client, 3, Idempotency_Key="one").status_code == 410
