@@ -107,10 +107,15 @@ class Spool:
         """Return how many more bytes its own limit lets in; None without one."""
         return self.max_bytes - self.used_bytes() if self.max_bytes else None
 
+    @property
+    def most_of_uploads(self) -> int:
+        """How many bytes all uploads in progress may hold together; 0 without a limit."""
+        return self.max_bytes // UPLOADS_SHARE
+
     def room_for_upload(self) -> int | None:
         """Return how many more bytes of uploads in progress are let in; None without a limit."""
         room = self.room()
-        return None if room is None else min(room, self.max_bytes // UPLOADS_SHARE - self._growing)
+        return None if room is None else min(room, self.most_of_uploads - self._growing)
 
     def require_for_upload(self, more: int) -> None:
         """Check that so many more bytes of uploads in progress fit, which may hold half of the spool.
@@ -120,7 +125,7 @@ class Spool:
             SpoolUnavailable: the spool is not there.
         """
         self.require(more)
-        if self.max_bytes and self._growing + more > self.max_bytes // UPLOADS_SHARE:
+        if self.max_bytes and self._growing + more > self.most_of_uploads:
             raise Busy("Too much is held by uploads in progress; try again later.")
 
     def growing_bytes(self) -> int:

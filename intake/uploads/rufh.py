@@ -38,7 +38,7 @@ from intake.uploads.creation import Wanted
 from intake.uploads.outcome import hand_off, location
 from intake.uploads.rows import UploadRow
 from intake.uploads.rufh_fields import COMPLETE, INTEROP, LENGTH, LIMIT, OFFSET, boolean
-from intake.uploads.turns import GONE, Turn, check_length, hold
+from intake.uploads.turns import GONE, Turn, check_length, hold, most_bytes
 from models import File, Mode
 from storage.section import Section
 from web.representation import own_file
@@ -211,7 +211,7 @@ def limits(seconds: float | None = None) -> str:
     """
     config = services().config
     age = int(config.UPLOAD_EXPIRES_SECONDS if seconds is None else max(0, seconds))
-    return f"max-size={config.MAX_CONTENT_LENGTH}, min-size=0, max-age={age}"
+    return f"max-size={most_bytes()}, min-size=0, max-age={age}"
 
 
 def _answer(row: UploadRow, file: FileRow | None, status: HTTPStatus) -> Response:

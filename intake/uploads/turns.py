@@ -299,7 +299,7 @@ class Turn:
     @property
     def _most(self) -> int:
         """How many bytes the upload may have."""
-        return services().config.MAX_CONTENT_LENGTH if self.row.length is None else int(self.row.length)
+        return most_bytes() if self.row.length is None else int(self.row.length)
 
     def _too_large(self) -> UploadTooLarge:
         return UploadTooLarge(f"The upload must not exceed {self._most} bytes.")
@@ -425,8 +425,14 @@ def check_length(length: int) -> None:
     Raises:
         UploadTooLarge: it may not.
     """
-    if length > services().config.MAX_CONTENT_LENGTH:
-        raise UploadTooLarge(f"The upload must not exceed {services().config.MAX_CONTENT_LENGTH} bytes.")
+    if length > most_bytes():
+        raise UploadTooLarge(f"The upload must not exceed {most_bytes()} bytes.")
+
+
+def most_bytes() -> int:
+    """Return how many bytes a resumable upload may have: as a form, but no more than all of them together."""
+    config, spool = services().config, services().spool
+    return min(config.MAX_CONTENT_LENGTH, spool.most_of_uploads or config.MAX_CONTENT_LENGTH)
 
 
 def _without_file(row: UploadRow) -> Turn:

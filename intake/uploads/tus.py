@@ -33,7 +33,7 @@ from intake.uploads import creation, rows, tus_fields
 from intake.uploads.creation import Wanted
 from intake.uploads.outcome import hand_off, location
 from intake.uploads.rows import FINAL, PARTIAL, UploadRow
-from intake.uploads.turns import GONE, Turn, hold
+from intake.uploads.turns import GONE, Turn, hold, most_bytes
 from models import File, Mode
 
 VERSION = "1.0.0"
@@ -51,7 +51,7 @@ def describe() -> Response:
     response = Response(status=HTTPStatus.NO_CONTENT)
     response.headers["Tus-Version"] = VERSION
     response.headers["Tus-Extension"] = ",".join(EXTENSIONS)
-    response.headers["Tus-Max-Size"] = str(services().config.MAX_CONTENT_LENGTH)
+    response.headers["Tus-Max-Size"] = str(most_bytes())
     response.headers["Tus-Checksum-Algorithm"] = ",".join(tus_fields.ALGORITHMS)
     return response
 
