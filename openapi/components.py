@@ -106,9 +106,9 @@ BYTES: Piece = {"application/octet-stream": {"schema": {}}}
 FORM: Piece = {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/Form"}}}
 BODIES: dict[str, Piece] = {
     "File": {
-        "description": "A form with the file; or the file itself, with any other type.",
+        "description": "A form with the file; or, with any other type than a form's, the file itself as with PUT.",
         "required": True,
-        "content": {**FORM, **BYTES},
+        "content": FORM,
     },
     "Bytes": {"description": "The file itself, with any type.", "content": BYTES},
 }

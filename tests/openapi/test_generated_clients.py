@@ -22,7 +22,7 @@ import json, sys
 from io import BytesIO
 from made import Client
 from made.api.files import delete_file, get_content, get_file, list_files
-from made.api.upload import upload_async
+from made.api.upload import put_named_async, upload_async
 from made.models import Form, GetContentProxy
 from made.types import File
 
@@ -34,6 +34,8 @@ with Client(base_url=sys.argv[1], raise_on_unexpected_status=True) as client:
         file = get_file.sync(accepted.id, client=client, prefer="wait=20")
     listed = list_files.sync(client=client, name="報告", limit=1)
     content = get_content.sync(accepted.id, client=client, proxy=GetContentProxy.VALUE_0)
+    raw = put_named_async.sync("raw.txt", client=client, body=File(payload=BytesIO(b"raw")))
+    assert (raw.name, raw.size) == ("raw.txt", 3)
     deleted = delete_file.sync_detailed(accepted.id, client=client)
 print(json.dumps({
     "name": file.name,
@@ -71,7 +73,9 @@ def said(command: list[str], folder: Path) -> Any:
 
 def test_a_python_client(web: Web, tmp_path: Path) -> None:
     options = ["--path", str(DOCUMENT), "--output-path", str(tmp_path / "made"), "--meta", "none"]
-    (tmp_path / "config.yaml").write_text("post_hooks: []\n")
+    # Of types that it does not know, it must be told that they are bytes.
+    bytes_too = "content_type_overrides:\n  application/offset+octet-stream: application/octet-stream\n"
+    (tmp_path / "config.yaml").write_text(f"post_hooks: []\n{bytes_too}")
     generate = [sys.executable, "-m", "openapi_python_client", "generate", *options, "--config", "config.yaml"]
     assert "Warning" not in run(generate, tmp_path)
     (tmp_path / "use.py").write_text(PYTHON_CLIENT)

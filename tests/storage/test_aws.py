@@ -41,6 +41,7 @@ ACTIONS = {
     "head_object": "s3:GetObject",
     "list_multipart_uploads": "s3:ListBucketMultipartUploads",
     "list_objects_v2": "s3:ListBucket",
+    "list_parts": "s3:ListMultipartUploadParts",
     "put_bucket_cors": "s3:PutBucketCORS",
     "put_bucket_lifecycle_configuration": "s3:PutLifecycleConfiguration",
     "put_bucket_policy": "s3:PutBucketPolicy",
@@ -129,6 +130,7 @@ def failures(store: Store, path: Path) -> list[str]:
             part = store.put_part(
                 "b.txt", upload_id, 1, Section(file.fileno(), 0, 5), info.crc64nvme, store.features
             )
+            assert [one.size for one in store.sent_parts("b.txt", upload_id)] == [5]
             store.complete_parts(info._replace(key="b.txt"), upload_id, [part], store.features)
 
     works: dict[str, Callable[[], object]] = {
