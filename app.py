@@ -26,7 +26,7 @@ from events.bell import Bell
 from events.hub import Hub
 from events.webhook_sender import SENDERS
 from intake import derive, upload_help
-from intake.uploads import views as uploads
+from intake.protocols import views as uploads
 from models import Mode
 from openapi import document as openapi_document
 from ops import cli, health, scrape

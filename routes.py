@@ -18,7 +18,7 @@ from delivery.submit import submit
 from events.long_poll import changed, preferred_wait
 from intake.accept import accept
 from intake.answers import answer_file, answer_upload
-from intake.uploads import rufh
+from intake.protocols import rufh
 from models import File, Mode
 from storage import spools
 from web.representation import file_json, own_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from intake.uploads import tus, tus_fields
+from intake.protocols import tus, tus_fields
 from openapi.components import answer, header, parameter, problem
 from openapi.schemas import FILE_ID, MOMENT, Piece, number, or_null, record, text
 

@@ -1,1 +1,1 @@
-"""Uploads in progress, which take several requests: rows, files, and protocols that resume them."""
+"""Uploads in progress, which take several requests: rows, files, and the turns of requests."""

@@ -164,6 +164,7 @@ def test_a_wrong_offset_says_the_right_one(client: Tus) -> None:
     ("headers", "status"),
     [
         ({"Content_Type": "application/octet-stream"}, 415),
+        ({"Content_Encoding": "gzip"}, 415),
         ({"Upload_Offset": None}, 400),
         ({"Upload_Offset": "x"}, 400),
         ({"Upload_Offset": "-1"}, 400),

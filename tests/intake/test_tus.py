@@ -234,6 +234,10 @@ PATCHES: dict[str, tuple[dict[str, str | None], int]] = {
     "an unknown algorithm": ({"Upload_Checksum": "adler YQ=="}, 400),
     "half a checksum": ({"Upload_Checksum": "sha1"}, 460),
     "a checksum that is no base64": ({"Upload_Checksum": "sha1 ***"}, 400),
+    "another digest": ({"Content_Digest": "sha-256=:" + base64.b64encode(bytes(32)).decode() + ":"}, 460),
+    "another MD5": ({"Content_MD5": base64.b64encode(bytes(16)).decode()}, 460),
+    "a digest that is none": ({"Content_Digest": "sha-256=x"}, 400),
+    "compressed": ({"Content_Encoding": "gzip"}, 415),
     "another checksum": ({"Upload_Checksum": "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0="}, 460),
 }
 

@@ -33,14 +33,16 @@ from core.services import services
 from intake import raw
 from intake.answers import answer_upload
 from intake.digests import Digests
-from intake.uploads import creation, rufh_fields
+from intake.protocols import rufh_fields
+from intake.protocols.body_digest import body_digest
+from intake.protocols.rufh_fields import COMPLETE, INTEROP, LENGTH, LIMIT, OFFSET, boolean
+from intake.uploads import creation
 from intake.uploads.creation import Wanted
 from intake.uploads.outcome import hand_off, location
 from intake.uploads.rows import UploadRow
-from intake.uploads.rufh_fields import COMPLETE, INTEROP, LENGTH, LIMIT, OFFSET, boolean
 from intake.uploads.turns import GONE, Turn, check_length, hold, most_bytes
 from models import File, Mode
-from storage.section import Section
+from web.json_body import refuse_encoding
 from web.representation import own_file
 
 log = logging.getLogger(__name__)
@@ -68,25 +70,6 @@ class Completed(InvalidUpload):
     """The upload is complete, and takes no more."""
 
     more = {"type": f"{PROBLEM}completed-upload"}  # noqa: RUF012
-
-
-class BodyDigest:
-    """Verifies the body of one request by its Content-Digest and Content-MD5."""
-
-    def __init__(self) -> None:
-        self._digests = Digests(lambda name: None if name == "Repr-Digest" else request.headers.get(name))
-
-    def update(self, chunk: bytes) -> None:
-        """Add a chunk of bytes."""
-        self._digests.update(chunk)
-
-    def is_right(self, received: Section) -> bool:
-        """Returns True if the bytes are those that the client meant."""
-        try:
-            self._digests.verify()
-        except InvalidUpload:
-            return False
-        return True
 
 
 def is_asked() -> bool:
@@ -140,6 +123,7 @@ def patch(row: UploadRow) -> Response:
     with _explained():
         if request.mimetype != BODY:
             raise UnsupportedUpload(f"Send the bytes as {BODY}.")
+        refuse_encoding(request)
         offset, is_last = rufh_fields.number(request.headers, OFFSET), rufh_fields.is_complete(request.headers)
         if offset is None or is_last is None:
             raise InvalidUpload("Send both Upload-Offset and Upload-Complete.")
@@ -171,9 +155,8 @@ def _appended(turn: Turn, is_last: bool) -> FileRow | None:
 
 def _taken(turn: Turn) -> FileRow | None:
     """Append the request's body. Returns the File, if that was all."""
-    has_digest = any(name in request.headers for name in ("Content-Digest", "Content-MD5"))
     try:
-        turn.receive(request, BodyDigest() if has_digest else None)
+        turn.receive(request, body_digest(request))
     except ChecksumMismatch as error:
         raise InvalidUpload(error.detail) from error
     except UploadTooLarge:

@@ -28,13 +28,16 @@ from core.errors import (
 from core.file_row import FileRow
 from core.services import services
 from intake.options import FIELDS
+from intake.protocols import tus_fields
+from intake.protocols.body_digest import body_digest
 from intake.raw import usual_name
-from intake.uploads import creation, rows, tus_fields
+from intake.uploads import creation, rows
 from intake.uploads.creation import Wanted
 from intake.uploads.outcome import hand_off, location
 from intake.uploads.rows import FINAL, PARTIAL, UploadRow
-from intake.uploads.turns import GONE, Turn, hold, most_bytes
+from intake.uploads.turns import GONE, Check, Turn, hold, most_bytes
 from models import File, Mode
+from web.json_body import refuse_encoding
 
 VERSION = "1.0.0"
 EXTENSIONS = (
@@ -134,7 +137,7 @@ def _begun(turn: Turn) -> FileRow | None:
         return None
     if request.mimetype == BODY:
         try:
-            turn.receive(request, tus_fields.checksum(request))
+            turn.receive(request, _check())
         except (Interrupted, Busy, SpoolUnavailable):
             pass  # the answer says what was kept, and the client goes on there
         except UploadError:
@@ -152,7 +155,7 @@ def patch(row: UploadRow) -> Response:
         raise InvalidUpload("Send the Upload-Offset at which these bytes begin.")
     if row.parts is not None:
         raise Forbidden("A final upload takes no bytes of its own.")
-    check, length = tus_fields.checksum(request), tus_fields.number(request.headers, "Upload-Length")
+    check, length = _check(), tus_fields.number(request.headers, "Upload-Length")
     with hold(row) as turn:
         if offset != turn.offset:
             raise OffsetMismatch(turn.offset)
@@ -164,7 +167,13 @@ def patch(row: UploadRow) -> Response:
     return _with_end(response, row)
 
 
-def _appended(turn: Turn, length: int | None, check: tus_fields.Checksum | None) -> FileRow | None:
+def _check() -> Check | None:
+    """Return what verifies the request's body, by tus's own checksum or by a digest of HTTP; None without any."""
+    refuse_encoding(request)
+    return tus_fields.checksum(request) or body_digest(request)
+
+
+def _appended(turn: Turn, length: int | None, check: Check | None) -> FileRow | None:
     if length is not None:
         turn.set_length(length)
     turn.receive(request, check)

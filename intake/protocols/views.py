@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from access import auth
 from access.principal import Grant
 from core.errors import Forbidden, UploadGone, WrongVersion
-from intake.uploads import rufh, tus
+from intake.protocols import rufh, tus
 from intake.uploads.outcome import terminate
 from intake.uploads.rows import UploadRow
 from intake.uploads.turns import GONE, own
