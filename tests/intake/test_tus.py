@@ -582,8 +582,24 @@ def test_a_slow_client_beside_quick_ones(web: Web, tus: Tus) -> None:
     wait_for(lambda: tus.head(slow).offset == 51 * 600, what="kept bytes")
 
 
-def test_a_thousand_uploads_in_progress_are_many(web: Web) -> None:
-    """More than UPLOADS_UNFINISHED are refused, and ended ones count no more."""
+def test_a_thousand_uploads_in_progress_take_and_give_back_their_room(web: Web, tus: Tus) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: tus.begin(100), range(900)))
+        answers = list(pool.map(lambda path: tus.patch(path, 0, bytes(50)).offset, paths))
+        assert set(answers) == {50}
+        assert {answer.offset for answer in pool.map(tus.head, paths[::30])} == {50}
+    began = time.monotonic()
+    one = tus.begin(3)
+    assert tus.patch(one, 0, b"abc").status == 204
+    assert time.monotonic() - began < 5
+    assert content(web, one) == b"abc"
+    assert int(web_command(web, "expire", "--all").split()[0]) >= 900
+    assert tus.head(paths[0]).status == 410
+    wait_for(lambda: not any(spooled(web, path).exists() for path in paths), 60, "room")
+
+
+def test_more_than_the_allowed_uploads_in_progress_are_refused(web: Web) -> None:
+    """And ended ones count no more."""
     env = {**web.env, "UPLOADS_UNFINISHED": "3", "SPOOL_DIR": web.env["SPOOL_DIR"] + "-2"}
     folder = web.log.parent / "few"
     folder.mkdir()

@@ -222,3 +222,35 @@ def test_a_key_of_an_ended_upload_says_so(make: MAKE) -> None:
     path = create(client, 3, Idempotency_Key="one").location
     client.delete(path, headers=TUS)
     assert create(client, 3, Idempotency_Key="one").status_code == 410
+
+
+def test_all_that_passes_is_423_on_head(make: MAKE) -> None:
+    """After any other error tus-js-client begins anew."""
+    client = make(KEY_REQUESTS_PER_MINUTE="6")
+    path = create(client, 6).location
+    patch(client, path, 0, b"abc")
+    folder = client.application.extensions["ferryman"].spool.folder
+    folder.rename(folder.with_suffix(".away"))
+    for method, status in (("HEAD", 423), ("PATCH", 503)):
+        answer = client.open(path, method=method, headers={**TUS, "Upload-Offset": "3", "Content-Type": BODY})
+        assert (answer.status_code, answer.headers["Retry-After"]) == (status, "5")
+    folder.with_suffix(".away").rename(folder)
+    assert client.head(path, headers=TUS).headers["Upload-Offset"] == "3"
+    while (answer := client.head(path, headers=TUS)).status_code == 200:
+        pass
+    assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (423, True)
+    assert patch(client, path, 3, b"def").status_code == 429
+
+
+def test_without_its_database_too(make: MAKE, tmp_path: Path) -> None:
+    client = make()
+    path = create(client, 6).location
+    database = tmp_path / "files.db"
+    database.rename(tmp_path / "away.db")
+    database.mkdir()
+    with client.application.app_context():
+        db.engine.dispose()
+    assert client.head(path, headers=TUS).status_code == 423
+    database.rmdir()
+    (tmp_path / "away.db").rename(database)
+    assert client.head(path, headers=TUS).status_code == 200
