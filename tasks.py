@@ -8,11 +8,11 @@ import logging
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from config import MIB
 from core import logs
 from core.errors import SpoolUnavailable
 from core.file_row import FileRow
 from core.services import services
+from delivery import ahead
 from delivery.deliver import deliver, take_digest
 from delivery.queue import spool_queue
 from delivery.submit import submit_once_answered
@@ -23,9 +23,6 @@ from storage.parts import PartsUpload
 from storage.spool_file import SpoolFile
 
 log = logging.getLogger(__name__)
-
-AHEAD_BYTES = 16 * MIB  # smaller files are one request, when they are here
-AHEAD_PART_BYTES = 8 * MIB  # little is left to send when the last byte has arrived
 
 
 class Run:
@@ -60,14 +57,14 @@ class InlineRun(Run):
 
     def arrived(self, incoming: SpoolFile, key: str, content_type: str, chunk: bytes) -> None:
         # What must be scanned first cannot go ahead.
-        if self._ahead is None and incoming.expected_bytes >= AHEAD_BYTES and not services().scanner:
+        if self._ahead is None and incoming.expected_bytes >= ahead.LEAST_BYTES and not services().scanner:
             self._ahead = PartsUpload(
                 services().store,
                 incoming.path,
                 key,
                 content_type,
                 incoming.expected_bytes,
-                AHEAD_PART_BYTES,
+                ahead.PART_BYTES,
             )
         if self._ahead:
             self._ahead.update(chunk)

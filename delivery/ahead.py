@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
 import time
@@ -14,6 +13,7 @@ from config import MIB, Config
 from core.errors import StoreError
 from core.every import Every
 from core.file_row import FileRow
+from storage.disk import try_lock
 from storage.parts import PartsUpload
 from storage.spool import AHEAD, WHOLE, Spool
 from storage.store import Store
@@ -89,7 +89,13 @@ class Ahead:
         while path.exists() and time.monotonic() < deadline:
             if mark := _locked(path):
                 with mark:
-                    return self._resumed(row, mark)
+                    parts = _resumed(
+                        self._store, mark, self._spool.path(row.id), row.key, row.content_type, row.size
+                    )
+                if parts.upload_id:
+                    return parts
+                parts.leave()
+                return None
             time.sleep(LOOK_SECONDS)  # until the sender of another process has seen that the file is whole
         return None
 
@@ -116,18 +122,6 @@ class Ahead:
         for sender in list(self._senders.values()):
             sender.stop()
 
-    def _resumed(self, row: FileRow, mark: BinaryIO) -> PartsUpload | None:
-        if not (upload_id := mark.read().decode()):
-            return None
-        path = self._spool.path(row.id)
-        parts = PartsUpload(self._store, path, row.key, row.content_type, row.size, PART_BYTES)
-        try:
-            parts.resume(upload_id, self._store.sent_parts(row.key, upload_id))
-        except BaseException:
-            parts.leave()
-            raise
-        return parts
-
     def _run(self, file_id: str, sender: _Sender) -> None:
         try:
             sender.run()
@@ -145,8 +139,7 @@ class _Sender:
         self._store = store
         self._path = path
         self._mark = mark
-        self._key = key
-        self._about = (key, content_type, length, PART_BYTES)
+        self._about = (key, content_type, length)
         self._stopping = threading.Event()
         self._is_taken = False
         self._ended = threading.Event()
@@ -158,7 +151,7 @@ class _Sender:
             with self._mark:
                 self._send()
         except (StoreError, OSError) as error:
-            log.warning("the object %s is sent when its file is whole: %s", self._key, error)
+            log.warning("the object %s is sent when its file is whole: %s", self._about[0], error)
             with suppress(OSError):
                 self._path.with_suffix(WHOLE).touch()
                 self._path.with_suffix(AHEAD).unlink(missing_ok=True)
@@ -180,10 +173,8 @@ class _Sender:
         self._stopping.set()
 
     def _send(self) -> None:
-        parts = self._parts = PartsUpload(self._store, self._path, *self._about)
-        if upload_id := self._mark.read().decode():
-            parts.resume(upload_id, self._store.sent_parts(self._key, upload_id))
-        grew_at, size, is_noted = time.monotonic(), 0, bool(upload_id)
+        parts = self._parts = _resumed(self._store, self._mark, self._path, *self._about)
+        grew_at, size, is_noted = time.monotonic(), 0, parts.upload_id is not None
         while not self._stopping.wait(LOOK_SECONDS) and time.monotonic() - grew_at < IDLE_SECONDS:
             size, before = parts.file_size(), size
             if self._path.with_suffix(WHOLE).exists() or not self._path.exists():  # in this order
@@ -212,15 +203,28 @@ class _Sender:
         return True
 
 
+def _resumed(store: Store, mark: BinaryIO, path: Path, key: str, content_type: str, length: int) -> PartsUpload:
+    """Return the upload of a file, at the point where S3 is if its mark has a name there.
+
+    Raises:
+        StoreError: S3 does not say.
+    """
+    parts = PartsUpload(store, path, key, content_type, length, PART_BYTES)
+    try:
+        if upload_id := mark.read().decode():
+            parts.resume(upload_id, store.sent_parts(key, upload_id))
+    except BaseException:
+        parts.leave()
+        raise
+    return parts
+
+
 def _locked(path: Path) -> BinaryIO | None:
     """Open and lock a mark. Returns None if another process has the lock."""
     with suppress(OSError):
         mark = path.open("a+b")
-        try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            mark.close()
-            return None
-        mark.seek(0)
-        return mark
+        if try_lock(mark):
+            mark.seek(0)
+            return mark
+        mark.close()
     return None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from flask import Request
 from werkzeug.exceptions import ClientDisconnected
@@ -29,7 +32,7 @@ def declared_length(request: Request, max_bytes: int) -> int:
     return length
 
 
-def chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
+def chunks(request: Request, max_bytes: int = sys.maxsize) -> Iterator[bytes]:
     """Yield the body as it arrives.
 
     Args:
@@ -66,3 +69,17 @@ def chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
 def too_large(max_bytes: int) -> UploadTooLarge:
     """Return the error of a body that is too long."""
     return UploadTooLarge(f"The request body must not exceed {max_bytes} bytes.")
+
+
+def connection_of(request: Request) -> socket.socket | None:
+    """Return the connection of a request; None with another server than gunicorn."""
+    found: socket.socket | None = request.environ.get("gunicorn.socket")
+    return found
+
+
+def shut(connection: socket.socket | None, how: int) -> None:
+    """Shut a connection down, in one direction or both; one that is gone is shut."""
+    if connection is not None:
+        with suppress(OSError):
+            # Not the method of a TLS connection, which would forget its keys in the middle of a read.
+            socket.socket.shutdown(connection, how)

@@ -16,7 +16,7 @@ from core.file_row import FileRow
 from delivery.lease import Heartbeat
 from processing.sandbox.parent import NONSENSE
 from storage.checksum import Crc64Nvme
-from storage.disk import disk_errors, is_locked
+from storage.disk import disk_errors, is_locked, try_lock
 from storage.section import CHUNK_BYTES
 from storage.spool import GRACE_SECONDS, Spool
 
@@ -112,9 +112,7 @@ def slot(spool: Spool, count: int) -> Iterator[bool]:
     with ExitStack() as stack:
         for number in range(count):
             lock = stack.enter_context(open(spool.folder / WORK / f"{SLOT}{number}", "ab"))
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                is_free = True
+            if is_free := try_lock(lock):
                 break
         yield is_free
 

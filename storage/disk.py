@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from core.errors import Busy, SpoolUnavailable
 
@@ -27,6 +28,15 @@ def remove(path: Path) -> bool:
     return True
 
 
+def try_lock(file: BinaryIO) -> bool:
+    """Lock an open file until it is closed. Returns False if another holder lives."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def is_locked(path: Path) -> bool:
     """Returns True if a living process holds a lock on a file.
 
@@ -34,11 +44,7 @@ def is_locked(path: Path) -> bool:
         OSError: the file is gone, or cannot be read.
     """
     with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not try_lock(file)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from core.errors import BytesLost, UploadLocked
 from storage.checksum import Crc64Nvme
-from storage.disk import disk_errors
+from storage.disk import disk_errors, is_locked, try_lock
 from storage.section import Section
 from storage.spool_file import SpoolFile
 from storage.writers import STOP
@@ -35,19 +35,19 @@ class Growing(SpoolFile):
     """
 
     @classmethod
-    def create(cls, spool: Spool, upload_id: str, expected_bytes: int) -> Self:
+    def create(cls, spool: Spool, upload_id: str) -> Self:
         """Create the file of a new upload, and hold it.
 
         Raises:
-            Busy: there is no room for it.
+            Busy: the disk is full.
             SpoolUnavailable: the spool is not there, or cannot be written.
         """
-        spool.require(expected_bytes)
+        spool.check()
         path = spool.path(upload_id)
         with disk_errors():
             file = open(path.with_suffix(UP), "x+b", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)
-        return cls(spool, path, path.with_suffix(UP), file, spool.room_for_upload(), expected_bytes)
+        return cls(spool, path, path.with_suffix(UP), file, spool.room_for_upload())
 
     @classmethod
     def hold(cls, spool: Spool, upload_id: str, patience_seconds: float = PATIENCE_SECONDS) -> Self:
@@ -151,8 +151,7 @@ class Growing(SpoolFile):
 def is_held(path: Path) -> bool:
     """Returns True if a request holds an upload's file."""
     try:
-        with path.open("rb") as file:
-            return not _try_lock(file)
+        return is_locked(path)
     except OSError:
         return False
 
@@ -173,17 +172,9 @@ def _open(spool: Spool, path: Path) -> tuple[Path, BinaryIO]:
 
 def _is_locked(file: BinaryIO, path: Path) -> bool:
     """Lock a file, which must still have its name. Returns False if another has the lock, or had it just now."""
-    if not _try_lock(file):
+    if not try_lock(file):
         return False
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,4 +70,4 @@ class Writers:
                 if (self._folder / f"{upload_id}{STOP}").exists():
                     log.info("the upload %s is taken over by another request", upload_id)
                     stop()
-            threading.Event().wait(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)

@@ -24,13 +24,12 @@ from core.errors import (
     OffsetMismatch,
     UnsupportedUpload,
     UploadError,
-    UploadGone,
     UploadLocked,
     UploadTooLarge,
 )
 from core.file_row import FileRow
 from core.services import services
-from intake import raw
+from intake import body, raw
 from intake.answers import answer_upload
 from intake.digests import Digests
 from intake.protocols import rufh_fields
@@ -38,10 +37,10 @@ from intake.protocols.body_digest import body_digest
 from intake.protocols.rufh_fields import COMPLETE, INTEROP, LENGTH, LIMIT, OFFSET, boolean
 from intake.uploads import creation
 from intake.uploads.creation import Wanted
-from intake.uploads.outcome import hand_off, location
+from intake.uploads.outcome import hand_off, location, settle
 from intake.uploads.rows import UploadRow
-from intake.uploads.turns import GONE, Turn, check_length, hold, most_bytes
-from models import File, Mode
+from intake.uploads.turns import Turn, check_length, hold, most_bytes
+from models import Mode
 from web.json_body import refuse_encoding
 from web.representation import own_file
 
@@ -89,8 +88,8 @@ def create(mode: Mode) -> Response:
             try:
                 file = _taken(turn)
             except Interrupted:
-                if is_announced:
-                    _hang_up()
+                if is_announced:  # only after a closed connection does a client that knows the address resume
+                    body.shut(body.connection_of(request), socket.SHUT_RDWR)
                 raise
             row = turn.row
         return _answer(row, file, HTTPStatus.CREATED)
@@ -176,14 +175,7 @@ def head(row: UploadRow) -> Response:
     with _explained():
         if OFFSET in request.headers or COMPLETE in request.headers:
             raise InvalidUpload("A question for the offset carries neither Upload-Offset nor Upload-Complete.")
-        with hold(row) as turn:
-            file = turn.finish() if not turn.is_finished and turn.is_whole else None
-            if not turn.is_finished and turn.offset != turn.row.offset:
-                turn.checkpoint()
-            row = turn.row
-        if file:
-            File.put_forward(file.id)
-        return _state(Response(status=HTTPStatus.NO_CONTENT), row)
+        return _state(Response(status=HTTPStatus.NO_CONTENT), settle(row))
 
 
 def limits(seconds: float | None = None) -> str:
@@ -215,8 +207,6 @@ def _again(row: UploadRow, offset: int, is_last: bool) -> Response:
 
 def _repeated(row: UploadRow) -> Response:
     """Answer a creation that repeats an earlier one, whose body is not read again."""
-    if row.gone_at:
-        raise UploadGone(GONE)
     if row.finished_at:
         return _state(answer_upload(own_file(row.id)), row)
     return _answer(row, None, HTTPStatus.CREATED)
@@ -270,8 +260,7 @@ def _announce(row: UploadRow) -> bool:
 
     Source: section "104 (Upload Resumption Supported)" of the draft.
     """
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
-    version = rufh_fields.interop_version(request.headers)
+    connection, version = body.connection_of(request), rufh_fields.interop_version(request.headers)
     is_old = request.environ.get("SERVER_PROTOCOL") != "HTTP/1.1"
     if version is None or services().config.TRUSTED_PROXIES or connection is None or is_old:
         return False
@@ -289,10 +278,3 @@ def _announce(row: UploadRow) -> bool:
     except OSError:
         log.info("a client was gone before its upload began")
     return True
-
-
-def _hang_up() -> None:
-    """Close the connection without an answer: only after that does a client that knows the address resume."""
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
-    if connection is not None:
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)

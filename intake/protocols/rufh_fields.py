@@ -11,8 +11,6 @@ COMPLETE, OFFSET, LENGTH, LIMIT = "Upload-Complete", "Upload-Offset", "Upload-Le
 INTEROP = "Upload-Draft-Interop-Version"
 INTEROP_VERSIONS = (6, 7, 8)
 """Those whose requests and answers are the ones of the present draft."""
-MAX_INTEGER = 10**15 - 1
-"""RFC 9651, section 3.3.1."""
 
 
 def is_complete(headers: Headers) -> bool | None:

@@ -33,10 +33,10 @@ from intake.protocols.body_digest import body_digest
 from intake.raw import usual_name
 from intake.uploads import creation, rows
 from intake.uploads.creation import Wanted
-from intake.uploads.outcome import hand_off, location
+from intake.uploads.outcome import hand_off, location, settle
 from intake.uploads.rows import FINAL, PARTIAL, UploadRow
 from intake.uploads.turns import GONE, Check, Turn, hold, most_bytes
-from models import File, Mode
+from models import Mode
 from web.json_body import refuse_encoding
 
 VERSION = "1.0.0"
@@ -190,14 +190,7 @@ def head(row: UploadRow) -> Response:
         raise UploadGone(GONE)
     if row.parts is not None and not row.finished_at:
         return _shown(row)
-    with hold(row) as turn:
-        file = turn.finish() if not turn.is_finished and _is_file(turn) else None
-        if file is None and not turn.is_finished and turn.offset != turn.row.offset:
-            turn.checkpoint()
-        row = turn.row
-    if file:
-        File.put_forward(file.id)
-    return _shown(row)
+    return _shown(settle(row))
 
 
 def _shown(row: UploadRow) -> Response:

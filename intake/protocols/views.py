@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from types import ModuleType
@@ -76,17 +75,16 @@ def protocol(row: UploadRow) -> ModuleType:
     Raises:
         WrongVersion: it speaks another version.
     """
-    if row.way == "rufh":
-        g.is_rufh = True
+    if is_rufh(row):
         return rufh
     require_version()
     return tus
 
 
-@bp.before_app_request
-def note_time() -> None:
-    """Note when the request began."""
-    g.began = time.perf_counter()
+def is_rufh(row: UploadRow) -> bool:
+    """Returns True if an upload was begun by the IETF's protocol; its answers name no version of tus."""
+    g.is_rufh = row.way == "rufh"
+    return bool(g.is_rufh)
 
 
 @bp.after_app_request
@@ -191,8 +189,7 @@ def get(upload_id: str) -> BaseResponse:
     row = own(upload_id)
     if row.gone_at:
         raise UploadGone(GONE)
-    if row.way == "rufh":
-        g.is_rufh = True
+    if is_rufh(row):
         return rufh.head(row)
     if not row.finished_at:
         return jsonify(_shown(row))

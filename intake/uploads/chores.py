@@ -11,10 +11,9 @@ from pathlib import Path
 from core.database import batched
 from core.errors import UploadError, UploadGone, UploadLocked
 from core.services import services
-from intake.uploads import joining, rows
+from intake.uploads import joining, outcome, rows
 from intake.uploads.rows import UploadRow
-from intake.uploads.turns import end, hold
-from models import File
+from intake.uploads.turns import end
 from storage import spools
 from storage.disk import remove
 from storage.growing import UP, is_held
@@ -63,19 +62,14 @@ def _quiet_size(row: UploadRow) -> int:
 def _finish(row: UploadRow) -> None:
     """Finish an upload that is whole."""
     try:
-        with hold(row, patience_seconds=0) as turn:
-            if row.concat:
-                turn.checkpoint()
-                return
-            file = turn.finish() if turn.is_whole else None
+        settled = outcome.settle(row, patience_seconds=0)
     except (UploadGone, UploadLocked):
         return
     except UploadError as error:
         log.warning("the upload %s is not finished: %s", row.id, error.detail)
         return
-    if file:
+    if settled.finished_at:
         log.info("the upload %s is finished, though its request died", row.id)
-        File.put_forward(file.id)
 
 
 def _remove_files() -> None:

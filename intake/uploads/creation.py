@@ -111,7 +111,7 @@ def _reserved(wanted: Wanted, principal: Principal, claim: idempotency.Claim, fi
     spool.require_for_upload(0 if wanted.parts else wanted.length or 0)
     reservation.begin(_new_bytes(wanted))
     try:
-        file = Growing.create(spool, upload_id, 0)
+        file = Growing.create(spool, upload_id)
     except BaseException:
         reservation.release()
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from core.errors import Busy, BytesLost, SpoolUnavailable, UploadError, UploadGone, UploadLocked
@@ -68,13 +68,6 @@ def join_with(part: UploadRow) -> None:
             submit(final.id, join_later)
 
 
-def remove_parts(finals: Iterable[UploadRow]) -> None:
-    """Remove the files of parts that were joined."""
-    for final in finals:
-        for part_id in json.loads(final.parts or "[]"):
-            remove(services().spool.path(part_id).with_suffix(UP))
-
-
 def _parts(final: UploadRow) -> Sequence[UploadRow] | None:
     """Return the parts of a final upload in their order; None if they are not all here.
 
@@ -99,5 +92,6 @@ def _join(final: UploadRow, parts: Sequence[UploadRow]) -> FileRow | None:
             log.error("the upload %s cannot be joined: %s", final.id, error.detail)
             turn.end()
             raise UploadGone(error.detail) from error
-    remove_parts([final])
+    for part in parts:
+        remove(services().spool.path(part.id).with_suffix(UP))
     return row

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-import time
 from http import HTTPStatus
 
-from flask import Response, g
+from flask import Response
 from werkzeug.exceptions import NotFound
 
 from access import auth
 from core.errors import UploadGone, UploadLocked
 from core.file_row import FileRow
-from core.metrics import metrics
 from core.services import services
 from delivery.erase import erase
 from intake.uploads import joining, rows
 from intake.uploads.rows import PARTIAL, UploadRow
 from intake.uploads.turns import GONE, end, hold
 from models import File, Mode
+from storage.growing import PATIENCE_SECONDS
 from tasks import RUNS
+
+
+def settle(row: UploadRow, patience_seconds: float = PATIENCE_SECONDS) -> UploadRow:
+    """Bring an upload up to what is on the disk; with its last byte it becomes a File, which the sweep takes.
+
+    Args:
+        row: the upload, which is no final one.
+        patience_seconds: how long a request that writes to it may take to let go; 0 to leave it alone.
+
+    Raises:
+        UploadGone: it was ended, has expired, or has lost its bytes.
+        UploadLocked: another request does not let go, or the bytes are at another host.
+        UploadError: such a file is not accepted, and the upload has ended.
+    """
+    with hold(row, patience_seconds) as turn:
+        file = turn.finish() if not turn.is_finished and turn.is_whole and not row.concat else None
+        if not turn.is_finished and turn.offset != turn.row.offset:
+            turn.checkpoint()
+    if file:
+        File.put_forward(file.id)
+    return turn.row
 
 
 def hand_off(file: FileRow | None, row: UploadRow) -> None:
     """Let what has become of the upload go on, once nobody holds it."""
     if file:
-        metrics().accepted(file.mode, file.size, time.perf_counter() - g.began)
         RUNS[Mode(file.mode)]().hand_off(file)
     elif row.concat == PARTIAL and rows.is_whole(row):
         joining.join_with(row)

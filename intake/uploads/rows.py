@@ -11,7 +11,6 @@ from typing import Any, cast
 from sqlalchemy import (
     BigInteger,
     Boolean,
-    ColumnElement,
     Connection,
     Index,
     Row,
@@ -141,24 +140,11 @@ def move(connection: Connection, row: UploadRow, **values: Any) -> UploadRow | N
     return cast(UploadRow | None, connection.execute(changed.returning(_TABLE)).first())
 
 
-def move_now(row: UploadRow, **values: Any) -> UploadRow | None:
-    """Change an unfinished upload in a transaction of its own; else as `move`."""
-    with transaction() as connection:
-        return move(connection, row, **values)
-
-
-def end(upload_id: str, *where: ColumnElement[bool]) -> bool:
-    """End an upload for good. Returns False if it has ended, or the condition does not hold."""
+def end(connection: Connection, upload_ids: Sequence[str]) -> int:
+    """End unfinished uploads for good, in the transaction of the caller. Returns how many it has ended."""
     now = utcnow()
-    ending = update(Upload).where(Upload.id == upload_id, UNFINISHED, *where)
-    with transaction() as connection:
-        return connection.execute(ending.values(gone_at=now, updated_at=now)).rowcount == 1
-
-
-def end_parts(connection: Connection, upload_ids: Sequence[str]) -> None:
-    """End uploads that were joined to another, in the transaction of the caller."""
-    now = utcnow()
-    connection.execute(update(Upload).where(Upload.id.in_(upload_ids)).values(gone_at=now, updated_at=now))
+    ending = update(Upload).where(Upload.id.in_(upload_ids), UNFINISHED)
+    return connection.execute(ending.values(gone_at=now, updated_at=now)).rowcount
 
 
 def count_unfinished(connection: Connection, owner: str) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -35,6 +36,7 @@ from core.errors import (
 )
 from core.every import Every
 from core.file_row import FileRow
+from core.metrics import metrics
 from core.services import services
 from intake import body, idempotency, options
 from intake.accept import Acceptance
@@ -54,7 +56,6 @@ CHECKPOINT_SECONDS = 10.0
 STEP_BYTES = 16 * 1024 * 1024
 """In which quota is reserved for an upload whose length nobody knows."""
 RESERVATION_MARGIN = timedelta(hours=1)
-MOST_BYTES = 2**63
 REFUSALS = (400, 403, 413, 415, 422)
 """The errors of what a file is, which stays so."""
 GONE = "The upload was ended, or has expired; begin a new one."
@@ -87,6 +88,7 @@ class Turn:
         self._held = file
         self._received: ReceivedFile | None = None
         self._reserved = 0
+        self._began = time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
@@ -181,7 +183,7 @@ class Turn:
         """Append the body as far as it comes. Returns why it did not come whole."""
         every, left = Every(CHECKPOINT_SECONDS), self._most - self.offset
         try:
-            for chunk in body.chunks(request, MOST_BYTES):
+            for chunk in body.chunks(request):
                 fits = chunk[:left]
                 self._file.write(fits)
                 left -= len(fits)
@@ -266,8 +268,7 @@ class Turn:
                 raise UploadGone(GONE)
             self.row = row
             if parts:
-                rows.end_parts(connection, parts)
-                quota.forget(connection, parts)
+                _end(connection, parts)
 
         try:
             with self._ends_if_refused():
@@ -276,9 +277,9 @@ class Turn:
         except UploadGone:
             self._remove()
             raise
-        self._file.release()
         self._file.close()
         self._held = None
+        metrics().accepted(row.mode, row.size, time.perf_counter() - self._began)
         return row
 
     def end(self) -> None:
@@ -406,10 +407,14 @@ def end(upload_id: str) -> bool:
     Returns:
         False if it has ended already.
     """
-    has_ended = rows.end(upload_id)
     with transaction() as connection:
-        quota.forget(connection, [upload_id])
-    return has_ended
+        return _end(connection, [upload_id]) == 1
+
+
+def _end(connection: Connection, upload_ids: Sequence[str]) -> int:
+    """End uploads, and give their reservations back, in the transaction of the caller."""
+    quota.forget(connection, upload_ids)
+    return rows.end(connection, upload_ids)
 
 
 def reservation_of(upload_id: str, principal: Principal) -> quota.Reservation:
@@ -471,12 +476,5 @@ def _caught_up(upload_id: str, file: Growing) -> Turn:
 
 def _stop(request: Request) -> Callable[[], None]:
     """Return what ends a request's waiting for bytes: its connection takes no more of them."""
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
-
-    def stop() -> None:
-        if connection is not None:
-            with suppress(OSError):
-                # Not the method of a TLS connection, which would forget its keys in the middle of a read.
-                socket.socket.shutdown(connection, socket.SHUT_RD)
-
-    return stop
+    connection = body.connection_of(request)
+    return partial(body.shut, connection, socket.SHUT_RD)

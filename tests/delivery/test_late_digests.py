@@ -17,14 +17,14 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine, text
 
-from tasks import AHEAD_BYTES
+from delivery.ahead import LEAST_BYTES
 from tests.kit.receiver import SECRET, Receiver
 from tests.kit.stack import BUCKET, PostgresServer, S3Server, Web, wait_for
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-CONTENT = os.urandom(AHEAD_BYTES + 1)
+CONTENT = os.urandom(LEAST_BYTES + 1)
 DIGEST = hashlib.sha256(CONTENT)
 REPR_DIGEST = f"Repr-Digest: sha-256=:{base64.b64encode(DIGEST.digest()).decode()}:\r\n"
 

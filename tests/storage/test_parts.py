@@ -16,12 +16,12 @@ import requests
 
 from config import Config
 from core.errors import BytesLost, StoreError
+from delivery.ahead import LEAST_BYTES
 from file import rename_file
 from ops import doctor
 from storage.parts import PartsUpload
 from storage.s3.requests import ObjectInfo
 from storage.store import Store
-from tasks import AHEAD_BYTES
 from tests.kit.bucket import keys_of
 from tests.kit.objects import info_of
 from tests.kit.stack import BUCKET, RedisServer, S3Server, Web, wait_for
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
 TAIL = b"\r\n--b--\r\n"
-CONTENT = os.urandom(3 * AHEAD_BYTES)
+CONTENT = os.urandom(3 * LEAST_BYTES)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_parts_are_in_s3_before_the_last_byte_is_sent(web: Web, bucket: S3Client
 
 def test_a_client_that_breaks_off_leaves_nothing(web: Web, bucket: S3Client) -> None:
     with connect(web, len(HEAD + CONTENT + TAIL)) as connection:
-        connection.sendall(HEAD + CONTENT[: 2 * AHEAD_BYTES])
+        connection.sendall(HEAD + CONTENT[: 2 * LEAST_BYTES])
         wait_for(lambda: unfinished(bucket, "ahead/") == 1)
     wait_for(lambda: unfinished(bucket, "ahead/") == 0)
     time.sleep(0.2)
