@@ -200,10 +200,7 @@ class Client:
             name = name or os.path.basename(str(getattr(stream, "name", "")))
             if not stream.seekable():
                 stream = opened.enter_context(_spooled(stream))
-            fields = {"metadata": json.dumps(dict(metadata))} if metadata else {}
-            fields |= {"expires_in": str(expires_in)} if expires_in is not None else {}
-            fields |= {"process": ",".join(process)} if process else {}
-            form = _Form(stream, name, on_progress, fields)
+            form = _Form(stream, name, on_progress, option_fields(metadata, expires_in, process))
             headers = {"Content-Type": form.content_type, "Idempotency-Key": secrets.token_hex(16)}
             try:
                 return self._file(self._ask("POST", f"/{mode}_upload", data=form, headers=headers))
@@ -451,7 +448,7 @@ class _Form:
         self._stream = stream
         self._start = stream.tell()
         self._size = stream.seek(0, os.SEEK_END) - self._start
-        self._version = _version(stream)
+        self._version = version_of(stream)
         self._on_progress = on_progress
 
     def __len__(self) -> int:
@@ -468,13 +465,22 @@ class _Form:
             self._on_progress(sent, self._size)
             yield chunk
             sent += len(chunk)
-        if _version(self._stream) != self._version:  # without its end the form is refused
+        if version_of(self._stream) != self._version:  # without its end the form is refused
             raise ClientError(CHANGED)
         yield self._tail
         self._on_progress(sent, self._size)
 
 
-def _version(stream: IO[bytes]) -> tuple[int, int] | None:
+def option_fields(
+    metadata: Mapping[str, str] | None, expires_in: int | None, process: Sequence[str]
+) -> dict[str, str]:
+    """Return what is asked for with an upload, as the service reads it in a form's fields and elsewhere."""
+    fields = {"metadata": json.dumps(dict(metadata))} if metadata else {}
+    fields |= {"expires_in": str(expires_in)} if expires_in is not None else {}
+    return fields | ({"process": ",".join(process)} if process else {})
+
+
+def version_of(stream: IO[bytes]) -> tuple[int, int] | None:
     """Return the size and time of the stream's file, which change when it is written; None without a file."""
     try:
         found = os.fstat(stream.fileno())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
@@ -13,7 +12,17 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from ferryman.client import CHANGED, CHUNK_BYTES, Client, ClientError, File, Problem, Progress
+from ferryman.client import (
+    CHANGED,
+    CHUNK_BYTES,
+    Client,
+    ClientError,
+    File,
+    Problem,
+    Progress,
+    option_fields,
+    version_of,
+)
 
 BODY = "application/offset+octet-stream"
 VERSION = {"Tus-Resumable": "1.0.0"}
@@ -58,11 +67,9 @@ def upload(
 
     Source: https://tus.io/protocols/resumable-upload
     """
-    fields = {"metadata": json.dumps(dict(metadata))} if metadata else {}
-    fields |= {"expires_in": str(expires_in)} if expires_in is not None else {}
-    fields |= {"process": ",".join(process)} if process else {}
     with open(source, "rb") as stream:
-        wanted = {"filename": name or os.path.basename(os.fspath(source)), **fields}
+        wanted = {"filename": name or os.path.basename(os.fspath(source))}
+        wanted |= option_fields(metadata, expires_in, process)
         found = _Upload(client, stream, mode, wanted, Path(memory) if memory else state_folder())
         try:
             return found.run(on_progress)
@@ -93,9 +100,9 @@ class _Upload:
         self._stream = stream
         self._mode = mode
         self._metadata = _encoded(wanted)
-        self._version = _version(stream)
-        self._size = self._version[0]
-        facts = (client.address, os.path.realpath(stream.name), *self._version, mode, self._metadata)
+        self._version = version_of(stream)
+        self._size = os.fstat(stream.fileno()).st_size
+        facts = (client.address, os.path.realpath(stream.name), self._version, mode, self._metadata)
         digest = hashlib.sha256("\0".join(map(str, facts)).encode(errors="surrogateescape"))
         self._note = folder / digest.hexdigest()
         self._offset = 0
@@ -164,7 +171,7 @@ class _Rest:
     """The rest of a file, as the body of a request."""
 
     def __init__(
-        self, stream: IO[bytes], offset: int, size: int, version: tuple[int, int], on_progress: Progress
+        self, stream: IO[bytes], offset: int, size: int, version: tuple[int, int] | None, on_progress: Progress
     ) -> None:
         self._stream = stream
         self._offset = offset
@@ -180,17 +187,11 @@ class _Rest:
         sent = self._offset
         while sent < self._size:
             chunk = self._stream.read(min(CHUNK_BYTES, self._size - sent))
-            if not chunk or _version(self._stream) != self._version:
+            if not chunk or version_of(self._stream) != self._version:
                 raise ClientError(CHANGED)
             self._on_progress(sent, self._size)
             yield chunk
             sent += len(chunk)
-
-
-def _version(stream: IO[bytes]) -> tuple[int, int]:
-    """Return the size and time of the stream's file, which change when it is written."""
-    found = os.fstat(stream.fileno())
-    return found.st_size, found.st_mtime_ns
 
 
 def _encoded(pairs: Mapping[str, str]) -> str:

@@ -8,7 +8,6 @@ from flask import Request
 
 from config import Config
 from core.errors import InvalidUpload, UnsupportedUpload
-from file import check_name, media_type, rename_file
 from intake import body, options
 from intake.digests import Digests
 from intake.forms import disposition
@@ -78,17 +77,9 @@ def describe(request: Request, config: Config, digests: Digests) -> ReceivedFile
         raise InvalidUpload(
             "Send the whole file, without Content-Range; parts of it can be sent with tus to /uploads."
         )
-    declared = request.headers.get("Content-Type")
     name = _given_name(request) or usual_name(request.mimetype)
-    check_name(name)
-    content_type = media_type(declared, name)
-    return ReceivedFile(
-        name=name,
-        content_type=content_type,
-        key=config.S3_KEY_PREFIX + rename_file(name, content_type=content_type),
-        digests=digests,
-        options=options.read(option_texts(request)),
-    )
+    asked = options.read(option_texts(request))
+    return ReceivedFile.begin(name, request.headers.get("Content-Type"), config, digests, options=asked)
 
 
 def option_texts(request: Request) -> dict[str, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Self, TypeAlias
 
 from config import Config
 from core.errors import UnsupportedUpload
+from file import check_name, media_type, rename_file
 from intake.digests import Digests
 from intake.options import UploadOptions
 from intake.sniff import FirstBytes, refused_type
@@ -26,6 +27,25 @@ class ReceivedFile:
     """The media type that its first bytes tell; empty until they are here."""
     options: UploadOptions = field(default_factory=UploadOptions)
     """What the client asks for besides; of a form, at first what stands before the file, at the end all."""
+
+    @classmethod
+    def begin(cls, name: str, declared: str | None, config: Config, digests: Digests, **more: Any) -> Self:
+        """Begin a file of which only the headers are known.
+
+        Args:
+            name: the client's name for it.
+            declared: its Content-Type, if it has one.
+            config: the settings.
+            digests: those that the client gives.
+            more: what else is known.
+
+        Raises:
+            InvalidUpload: it can have no such name or type.
+        """
+        check_name(name)
+        content_type = media_type(declared, name)
+        key = config.S3_KEY_PREFIX + rename_file(name, content_type=content_type)
+        return cls(name=name, content_type=content_type, key=key, digests=digests, **more)
 
     def update(self, content: bytes | None, config: Config) -> None:
         """Handle the next bytes; None is the file's end.

@@ -10,7 +10,6 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached
 
 from config import Config
 from core.errors import InvalidUpload, UnsupportedUpload, UploadTooLarge
-from file import check_name, media_type, rename_file
 from intake import body, options
 from intake.digests import Digests
 from intake.forms import chunked
@@ -165,14 +164,8 @@ def _begin_file(
     """Check a file's part headers before its bytes are read."""
     if part.name != FIELD or earlier is not None:
         raise InvalidUpload(f"Send exactly one file, in the field '{FIELD}'.")
-    check_name(part.filename)
-    content_type = media_type(part.header("Content-Type"), part.filename)
-    return ReceivedFile(
-        name=part.filename,
-        content_type=content_type,
-        key=config.S3_KEY_PREFIX + rename_file(part.filename, content_type=content_type),
-        digests=Digests(partial(_field, part), also_digest),
-    )
+    digests = Digests(partial(_field, part), also_digest)
+    return ReceivedFile.begin(part.filename, part.header("Content-Type"), config, digests)
 
 
 def _field(part: MultipartSegment, name: str) -> str | None:
