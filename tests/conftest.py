@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from playwright.sync_api import Browser, sync_playwright
 from werkzeug.test import TestResponse
 
+from access import keys
 from app import create_app
 from config import Config
 from core.database import db
@@ -22,6 +23,7 @@ from tests.kit.browser import launch
 from tests.kit.damaging_proxy import DamagingProxy
 from tests.kit.proxy import Proxy
 from tests.kit.stack import PostgresServer, RedisServer, S3Server
+from tests.kit.uploads import MAKE
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -150,6 +152,24 @@ def running_app(env: dict[str, str]) -> Iterator[Flask]:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def make(env: dict[str, str], redis_server: RedisServer) -> Iterator[MAKE]:
+    """Makes the client of an owner under limits."""
+    with redis_server.client as client:
+        client.flushdb()  # what other tests have counted in this minute
+    running = ExitStack()
+
+    def made(**settings: str) -> FlaskClient:
+        app = running.enter_context(running_app({**env, "AUTH": "required", **settings}))
+        client = app.test_client()
+        with app.app_context():
+            client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {keys.create_key('alice')}"
+        return client
+
+    with running:
+        yield made
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from io import BytesIO
@@ -27,29 +25,10 @@ from tests.conftest import running_app
 from tests.kit.made import PHOTO, presets
 from tests.kit.ports import free_port
 from tests.kit.stack import RedisServer, Web, wait_for
-from tests.kit.uploads import upload
+from tests.kit.uploads import MAKE, upload
 
 SIZE = 10_000
 BODY = SIZE + 300  # with the form around it
-MAKE = Callable[..., FlaskClient]
-
-
-@pytest.fixture
-def make(env: dict[str, str], redis_server: RedisServer) -> Iterator[MAKE]:
-    """Makes the client of an owner under limits."""
-    with redis_server.client as client:
-        client.flushdb()  # what other tests have counted in this minute
-    running = ExitStack()
-
-    def made(**settings: str) -> FlaskClient:
-        app = running.enter_context(running_app({**env, "AUTH": "required", **settings}))
-        client = app.test_client()
-        with app.app_context():
-            client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {keys.create_key('alice')}"
-        return client
-
-    with running:
-        yield made
 
 
 def used(app: Flask) -> int:

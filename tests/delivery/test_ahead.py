@@ -16,7 +16,7 @@ import requests
 
 from storage.s3.probe import NAME
 from tests.kit.proxy import Link, Proxy
-from tests.kit.stack import BUCKET, RedisServer, S3Server, Web, wait_for
+from tests.kit.stack import BUCKET, RedisServer, S3Server, Web, serving, wait_for
 from tests.kit.tus import Tus
 
 if TYPE_CHECKING:
@@ -50,18 +50,9 @@ def seen() -> Seen:
 def web(s3: S3Server, redis_server: RedisServer, tmp_path: Path, seen: Seen) -> Iterator[Web]:
     proxy = Proxy(s3.port)
     proxy.on_request = seen
-    env = {
-        **s3.settings,
-        **redis_server.settings,
-        "S3_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
-        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'files.db'}",
-        "SPOOL_DIR": str(tmp_path / "spool"),
-    }
-    web = Web(tmp_path, env, workers=2)
-    web.start()
-    web.wait()
-    yield web
-    web.stop()
+    through = f"http://127.0.0.1:{proxy.port}"
+    with serving(tmp_path, s3, redis_server, workers=2, S3_ENDPOINT_URL=through) as web:
+        yield web
     proxy.close()
 
 

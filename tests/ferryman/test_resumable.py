@@ -17,7 +17,7 @@ import requests
 from ferryman import resumable
 from ferryman.client import Client, Problem, Unreachable
 from tests.kit.proxy import Link, Proxy
-from tests.kit.stack import RedisServer, S3Server, Web, wait_for
+from tests.kit.stack import RedisServer, S3Server, Web, serving, wait_for
 
 MIB = 1024 * 1024
 SIZE = 24 * MIB
@@ -25,19 +25,10 @@ SIZE = 24 * MIB
 
 @pytest.fixture(scope="module")
 def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("resumable")
-    env = {
-        **s3.settings,
-        **redis_server.settings,
-        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
-        "SPOOL_DIR": str(folder / "spool"),
-        "DENIED_CONTENT_TYPES": "text/html",
-    }
-    web = Web(folder, env, workers=2)
-    web.start()
-    web.wait()
-    yield web
-    web.stop()
+    with serving(
+        tmp_path_factory.mktemp("resumable"), s3, redis_server, workers=2, DENIED_CONTENT_TYPES="text/html"
+    ) as web:
+        yield web
 
 
 @pytest.fixture

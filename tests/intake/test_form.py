@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intake.forms.disposition import Disposition, parse
-from tests.kit.stack import RedisServer, S3Server, Web
+from tests.kit.stack import RedisServer, S3Server, Web, serving
 
 NAME = "報告書.txt"
 QUOTED = "".join(f"%{byte:02X}" for byte in NAME.encode())
@@ -25,16 +25,8 @@ QUOTED = "".join(f"%{byte:02X}" for byte in NAME.encode())
 
 @pytest.fixture(scope="module")
 def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("forms")
-    database = f"sqlite:///{folder / 'files.db'}"
-    env = {**s3.settings, **redis_server.settings, "SQLALCHEMY_DATABASE_URI": database}
-    web = Web(folder, {**env, "SPOOL_DIR": str(folder / "spool")})
-    try:
-        web.start()
-        web.wait()
+    with serving(tmp_path_factory.mktemp("forms"), s3, redis_server) as web:
         yield web
-    finally:
-        web.stop()
 
 
 class Answer(NamedTuple):

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 import requests
 
-from tests.kit.stack import RedisServer, S3Server, Web, wait_for
+from tests.kit.stack import RedisServer, S3Server, Web, serving, wait_for
 
 CONTENT = b"%PDF-1.7 the bytes of a report\n"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -26,21 +26,14 @@ JAPANESE = "報告書.pdf"
 
 @pytest.fixture(scope="module")
 def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("raw")
-    env = {
-        **s3.settings,
-        **redis_server.settings,
-        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
-        "SPOOL_DIR": str(folder / "spool"),
-        "MAX_CONTENT_LENGTH": str(1024 * 1024),
-        "DENIED_CONTENT_TYPES": "text/html",
-        "AUTH": "open",
-    }
-    web = Web(folder, env)
-    web.start()
-    web.wait()
-    yield web
-    web.stop()
+    with serving(
+        tmp_path_factory.mktemp("raw"),
+        s3,
+        redis_server,
+        MAX_CONTENT_LENGTH=str(1024 * 1024),
+        DENIED_CONTENT_TYPES="text/html",
+    ) as web:
+        yield web
 
 
 class Answer(NamedTuple):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.kit.stack import RedisServer, S3Server, Web, wait_for
+from tests.kit.stack import RedisServer, S3Server, Web, serving, wait_for
 from tests.kit.tus import Answer, Tus
 
 MIB = 1024 * 1024
@@ -28,20 +28,15 @@ PROBLEM = "https://iana.org/assignments/http-problem-types#"
 
 @pytest.fixture(scope="module")
 def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("rufh")
-    env = {
-        **s3.settings,
-        **redis_server.settings,
-        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
-        "SPOOL_DIR": str(folder / "spool"),
-        "MAX_CONTENT_LENGTH": str(LIMIT),
-        "DENIED_CONTENT_TYPES": "text/html",
-    }
-    web = Web(folder, env, workers=2)
-    web.start()
-    web.wait()
-    yield web
-    web.stop()
+    with serving(
+        tmp_path_factory.mktemp("rufh"),
+        s3,
+        redis_server,
+        workers=2,
+        MAX_CONTENT_LENGTH=str(LIMIT),
+        DENIED_CONTENT_TYPES="text/html",
+    ) as web:
+        yield web
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.kit.stack import ROOT, RedisServer, S3Server, Web, wait_for
+from tests.kit.stack import ROOT, RedisServer, S3Server, Web, serving, wait_for
 from tests.kit.tus import BODY, Answer, Tus, checksum, metadata
 
 MIB = 1024 * 1024
@@ -32,22 +32,17 @@ NAMED = metadata(filename="Bericht für Mai.bin", filetype="application/octet-st
 
 @pytest.fixture(scope="module")
 def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("tus")
-    env = {
-        **s3.settings,
-        **redis_server.settings,
-        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
-        "SPOOL_DIR": str(folder / "spool"),
-        "MAX_CONTENT_LENGTH": str(LIMIT),
-        "DENIED_CONTENT_TYPES": "text/html",
-        "UPLOADS_UNFINISHED": "1000",
-        "CLIENT_PATIENCE_SECONDS": "8",
-    }
-    web = Web(folder, env, workers=2)
-    web.start()
-    web.wait()
-    yield web
-    web.stop()
+    with serving(
+        tmp_path_factory.mktemp("tus"),
+        s3,
+        redis_server,
+        workers=2,
+        MAX_CONTENT_LENGTH=str(LIMIT),
+        DENIED_CONTENT_TYPES="text/html",
+        UPLOADS_UNFINISHED="1000",
+        CLIENT_PATIENCE_SECONDS="8",
+    ) as web:
+        yield web
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from tusclient.client import TusClient
 
 from tests.kit.browser import CHROMIUM, MISSING
-from tests.kit.stack import ROOT, RedisServer, S3Server, Web
+from tests.kit.stack import ROOT, RedisServer, S3Server, Web, serving
 
 NPM = shutil.which("npm")
 MIB = 1024 * 1024
@@ -30,13 +30,8 @@ needs_npm = pytest.mark.skipif(NPM is None, reason="NPM IS NOT INSTALLED, so no 
 
 @pytest.fixture(scope="module")
 def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("tus-clients")
-    settings = {"SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}", "SPOOL_DIR": str(folder / "spool")}
-    web = Web(folder, {**s3.settings, **redis_server.settings, **settings}, workers=2)
-    web.start()
-    web.wait()
-    yield web
-    web.stop()
+    with serving(tmp_path_factory.mktemp("tus-clients"), s3, redis_server, workers=2) as web:
+        yield web
 
 
 @pytest.fixture(scope="module")

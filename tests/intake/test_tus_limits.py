@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,38 +14,18 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import func, select, update
 
-from access import keys
 from access.quota import Account, ReservationRow
 from core.database import db, utcnow
 from core.services import services
 from intake.uploads import chores
 from intake.uploads.rows import Upload
 from models import File
-from tests.conftest import running_app
-from tests.kit.stack import RedisServer, wait_for
+from tests.kit.stack import wait_for
 from tests.kit.tus import BODY
+from tests.kit.uploads import MAKE
 
 MIB = 1024 * 1024
 TUS = {"Tus-Resumable": "1.0.0"}
-MAKE = Callable[..., FlaskClient]
-
-
-@pytest.fixture
-def make(env: dict[str, str], redis_server: RedisServer) -> Iterator[MAKE]:
-    """Makes the client of an owner under limits."""
-    with redis_server.client as client:
-        client.flushdb()  # what other tests have counted in this minute
-    running = ExitStack()
-
-    def made(**settings: str) -> FlaskClient:
-        app = running.enter_context(running_app({**env, "AUTH": "required", **settings}))
-        client = app.test_client()
-        with app.app_context():
-            client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {keys.create_key('alice')}"
-        return client
-
-    with running:
-        yield made
 
 
 def create(client: FlaskClient, length: int | None, **headers: str) -> Any:

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.kit.stack import RedisServer, S3Server, Web, wait_for
+from tests.kit.stack import RedisServer, S3Server, Web, serving, wait_for
 from tests.kit.tus import Tus, checksum
 
 KIB = 1024
@@ -32,19 +32,10 @@ KILLS = 2
 
 @pytest.fixture(scope="module")
 def web(s3: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("machine")
-    env = {
-        **s3.settings,
-        **redis_server.settings,
-        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
-        "SPOOL_DIR": str(folder / "spool"),
-        "UPLOADS_UNFINISHED": "1000",
-    }
-    web = Web(folder, env, workers=2)
-    web.start()
-    web.wait()
-    yield web
-    web.stop()
+    with serving(
+        tmp_path_factory.mktemp("machine"), s3, redis_server, workers=2, UPLOADS_UNFINISHED="1000"
+    ) as web:
+        yield web
 
 
 class Known:

@@ -11,8 +11,8 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +317,27 @@ class Web(Service):
             f"end of {file_id}",
         )
         return self.file(file_id)
+
+
+@contextmanager
+def serving(folder: Path, *servers: S3Server | RedisServer, workers: int = 1, **more: str) -> Iterator[Web]:
+    """Run a web server with a database and a spool of its own.
+
+    Args:
+        folder: where these are.
+        servers: the S3 and the Redis that it uses.
+        workers: the number of its processes.
+        more: further settings.
+    """
+    own = {"SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}", "SPOOL_DIR": str(folder / "spool")}
+    used = {name: value for server in servers for name, value in server.settings.items()}
+    web = Web(folder, {**used, **own, **more}, workers)
+    try:
+        web.start()
+        web.wait()
+        yield web
+    finally:
+        web.stop()
 
 
 class Worker(Service):

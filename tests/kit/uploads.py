@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
 from flask.testing import FlaskClient
+
+MAKE = Callable[..., FlaskClient]
+"""Makes the client of an owner under limits; see the fixture `make`."""
 
 
 def upload(

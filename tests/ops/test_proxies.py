@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,9 +11,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.kit.nginx import Nginx, replaced
 from tests.kit.ports import free_port
 from tests.kit.programs import HAPROXY, NGINX
-from tests.kit.stack import ROOT, RedisServer, S3Server, Service, Web, wait_for
+from tests.kit.stack import ROOT, RedisServer, S3Server, Service, Web, serving, wait_for
 from tests.kit.tus import Tus
 
 MIB = 1024 * 1024
@@ -25,22 +25,13 @@ Hosts = list[Web]
 @pytest.fixture
 def hosts(s3: S3Server, redis_server: RedisServer, tmp_path: Path) -> Iterator[Hosts]:
     """Two hosts with a spool each, and one database."""
+    database = f"sqlite:///{tmp_path / 'files.db'}"
     with ExitStack() as stack:
         found = []
         for name in ("first", "second"):
             (folder := tmp_path / name).mkdir()
-            env = {
-                **s3.settings,
-                **redis_server.settings,
-                "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'files.db'}",
-                "SPOOL_DIR": str(folder / "spool"),
-                "TRUSTED_PROXIES": "1",
-            }
-            web = Web(folder, env)
-            web.start()
-            stack.callback(web.stop)
-            web.wait()
-            found.append(web)
+            host = serving(folder, s3, redis_server, SQLALCHEMY_DATABASE_URI=database, TRUSTED_PROXIES="1")
+            found.append(stack.enter_context(host))
         yield found
 
 
@@ -52,46 +43,29 @@ def prefix(web: Web) -> str:
     return (Path(web.env["SPOOL_DIR"]) / "spool-id").read_text()[:8]
 
 
-def nginx(hosts: Hosts, folder: Path, port: int) -> Service:
-    text = (ROOT / "deploy" / "nginx.conf").read_text()
+def nginx(hosts: Hosts, folder: Path) -> tuple[Service, int]:
     named = "".join(f"upstream host{n} {{ server {address(web)}; }} " for n, web in enumerate(hosts))
     routes = "".join(f'"~^/uploads/{prefix(web)}" host{n}; ' for n, web in enumerate(hosts))
-    changes = {
-        "listen 8080": f"listen 127.0.0.1:{port}",
-        "server app:5000;": "".join(f"server {address(web)}; " for web in hosts),
-        "pid /tmp/nginx.pid": f"pid {folder}/nginx.pid",
-        "http {": f"http {{ client_body_temp_path {folder}/bodies; proxy_temp_path {folder}/answers; {named}",
-        "default app;": f"default app; {routes}",
-    }
-    for old, new in changes.items():
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    config = folder / "nginx.conf"
-    config.write_text(text)
-    rights = "user root; " if os.geteuid() == 0 else ""
-    command = [NGINX or "nginx", "-p", str(folder), "-c", str(config), "-e", "stderr"]
-    return Service("nginx", [*command, "-g", f"daemon off; {rights}"], {}, folder / "nginx.log")
+    found = Nginx(folder, hosts, named, {"default app;": f"default app; {routes}"})
+    return found, found.port
 
 
-def haproxy(hosts: Hosts, folder: Path, port: int) -> Service:
-    text = (ROOT / "deploy" / "haproxy.cfg").read_text()
-    first, second = hosts
+def haproxy(hosts: Hosts, folder: Path) -> tuple[Service, int]:
+    port, (first, second) = free_port(), hosts
     changes = {
         "bind :8080": f"bind 127.0.0.1:{port}",
         "0123abcd": prefix(first),
         "4567cdef": prefix(second),
-        "app:5000": address(first),
-        "app2:5000": address(second),
+        " app:5000": f" {address(first)}",
+        " app2:5000": f" {address(second)}",
     }
-    for old, new in changes.items():
-        assert len(re.findall(rf"(?<!\w){re.escape(old)}", text)) == 1, old
-        text = re.sub(rf"(?<!\w){re.escape(old)}", new, text)
     config = folder / "haproxy.cfg"
-    config.write_text(text)
-    return Service("haproxy", [HAPROXY or "haproxy", "-db", "-f", str(config)], {}, folder / "haproxy.log")
+    config.write_text(replaced((ROOT / "deploy" / "haproxy.cfg").read_text(), changes))
+    command = [HAPROXY or "haproxy", "-db", "-f", str(config)]
+    return Service("haproxy", command, {}, folder / "haproxy.log"), port
 
 
-PROXIES: dict[str, tuple[str | None, Callable[[Hosts, Path, int], Service]]] = {
+PROXIES: dict[str, tuple[str | None, Callable[[Hosts, Path], tuple[Service, int]]]] = {
     "nginx": (NGINX, nginx),
     "haproxy": (HAPROXY, haproxy),
 }
@@ -103,8 +77,7 @@ def url(request: pytest.FixtureRequest, hosts: Hosts, tmp_path: Path) -> Iterato
     program, make = PROXIES[request.param]
     if not program:
         pytest.skip(f"{request.param.upper()} IS NOT INSTALLED, so deploy/ is not tested with it")
-    port = free_port()
-    proxy = make(hosts, tmp_path, port)
+    proxy, port = make(hosts, tmp_path)
     proxy.start()
     try:
         found = f"http://127.0.0.1:{port}"

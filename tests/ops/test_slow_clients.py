@@ -17,9 +17,9 @@ import psutil
 import pytest
 import requests
 
-from tests.kit.ports import free_port
+from tests.kit.nginx import Nginx
 from tests.kit.programs import NGINX
-from tests.kit.stack import ROOT, Service, Web, wait_for
+from tests.kit.stack import Web, wait_for
 
 IDLE = 1000
 SLOW = 80
@@ -85,30 +85,6 @@ class Crowd:
                 return
 
 
-class Nginx(Service):
-    """Debian's nginx with deploy/nginx.conf, in front of a Web."""
-
-    def __init__(self, folder: Path, web: Web) -> None:
-        self.port = free_port()
-        text = (ROOT / "deploy" / "nginx.conf").read_text()
-        changes = {
-            "listen 8080": f"listen 127.0.0.1:{self.port}",
-            "server app:5000": f"server {web.url.removeprefix('http://')}",
-            "pid /tmp/nginx.pid": f"pid {folder}/nginx.pid",
-            "client_body_timeout 20s": f"client_body_timeout {PATIENCE}s",
-            "http {": f"http {{ client_body_temp_path {folder}/bodies; proxy_temp_path {folder}/answers;",
-        }
-        for old, new in changes.items():
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        config = folder / "nginx.conf"
-        config.write_text(text)
-        rights = "user root; " if os.geteuid() == 0 else ""
-        command = [NGINX or "nginx", "-p", str(folder), "-c", str(config), "-e", "stderr"]
-        command += ["-g", f"daemon off; {rights}"]
-        super().__init__("nginx", command, {}, folder / "nginx.log")
-
-
 @pytest.fixture(autouse=True)
 def _many_sockets() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -138,7 +114,8 @@ def web(env: dict[str, str], settings: dict[str, str], tmp_path: Path) -> Iterat
 def nginx(web: Web, tmp_path: Path) -> Iterator[Nginx]:
     if not NGINX:
         pytest.skip("NGINX IS NOT INSTALLED, so deploy/nginx.conf is not tested: apt-get install nginx-light")
-    nginx = Nginx(tmp_path, web)
+    patience = {"client_body_timeout 20s": f"client_body_timeout {PATIENCE}s"}
+    nginx = Nginx(tmp_path, [web], changes=patience)
     nginx.start()
     try:
         web.url = f"http://127.0.0.1:{nginx.port}"

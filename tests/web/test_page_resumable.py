@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Request, expect
 
 from tests.kit.browser import CHROMIUM, MISSING, Visit, throttle, visiting
 from tests.kit.proxy import Proxy
-from tests.kit.stack import RedisServer, S3Server, Web, wait_for
+from tests.kit.stack import RedisServer, S3Server, Web, serving, wait_for
 from tests.web.test_page import fine
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
@@ -27,18 +27,8 @@ NAME = "Film für 東京.bin"
 
 @pytest.fixture
 def web(s3: S3Server, redis_server: RedisServer, tmp_path: Path) -> Iterator[Web]:
-    env = {
-        **s3.settings,
-        **redis_server.settings,
-        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'files.db'}",
-        "SPOOL_DIR": str(tmp_path / "spool"),
-        "AUTH": "open",
-    }
-    web = Web(tmp_path, env, workers=2)
-    web.start()
-    web.wait()
-    yield web
-    web.stop()
+    with serving(tmp_path, s3, redis_server, workers=2) as web:
+        yield web
 
 
 @pytest.fixture
