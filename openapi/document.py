@@ -58,8 +58,20 @@ UPLOAD = {
     415: "Unsupported",
     422: "KeyReused",
 }
+MARKS = {
+    "x-upload": UPLOAD,
+    "x-tus": {404: "NoSuchUpload", 410: "Gone", 412: "WrongVersion", 423: "Locked"},
+    "x-tus-body": {
+        400: "InvalidUpload",
+        413: "TooLarge",
+        415: "NotTus",
+        422: "KeyReused",
+        460: "ChecksumMismatch",
+    },
+}
+"""Fields of an operation, in a view's docstring, each of which adds errors; `x-upload` adds parameters too."""
 FIELDS = {"operationId", "summary", "description", "tags", "security", "parameters", "requestBody", "responses"}
-"""Of an operation, in a view's docstring. The field `x-upload` adds the parameters and errors of all uploads."""
+"""The other fields of an operation."""
 GUARDED = {401: "Unauthorized", 403: "Forbidden", 429: "LimitReached", 503: "Busy"}
 VIEWER_POLICY = (
     "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -81,9 +93,11 @@ class ViewPlugin(BasePlugin):
                 operation["security"] = []
             else:
                 errors |= GUARDED
-            if operation.pop("x-upload", False):
+            if "x-upload" in operation:
                 operation["parameters"] = [*operation.get("parameters", []), *UPLOAD_PARAMETERS]
-                errors |= UPLOAD
+            for mark in MARKS.keys() & operation.keys():
+                del operation[mark]
+                errors |= MARKS[mark]
             if isinstance(body := operation.get("requestBody"), str):
                 operation["requestBody"] = (components.BODIES | resumable.BODIES)[body]
             if unknown := set(operation) - FIELDS:

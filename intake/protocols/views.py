@@ -134,19 +134,10 @@ def create() -> Response:
       parameters:
         [TusResumable, UploadMode, UploadLength, UploadDeferLength, UploadMetadata, UploadConcat, UploadChecksum,
          IdempotencyKey, ReprDigest]
+      x-tus: true
+      x-tus-body: true
       requestBody: Piece
-      responses:
-        201: Begun
-        400: InvalidUpload
-        404: NoSuchUpload
-        409: Conflict
-        410: Gone
-        412: WrongVersion
-        413: TooLarge
-        415: NotTus
-        422: KeyReused
-        423: Locked
-        460: ChecksumMismatch
+      responses: {201: Begun, 409: Conflict}
     """
     require_version()
     return tus.create()
@@ -161,7 +152,8 @@ def head(upload_id: str) -> Response:
       operationId: headUpload
       tags: [Resumable uploads]
       parameters: [UploadId, TusResumable]
-      responses: {200: Progress, 404: NoSuchUpload, 410: Gone, 412: WrongVersion, 423: Locked}
+      x-tus: true
+      responses: {200: Progress}
     """
     row = own(upload_id)
     answer: Response = protocol(row).head(row)
@@ -207,19 +199,10 @@ def patch(upload_id: str) -> Response:
       operationId: appendToUpload
       tags: [Resumable uploads]
       parameters: [UploadId, TusResumable, UploadOffset, UploadLength, UploadChecksum]
+      x-tus: true
+      x-tus-body: true
       requestBody: Piece
-      responses:
-        204: Appended
-        400: InvalidUpload
-        404: NoSuchUpload
-        409: OffsetMismatch
-        410: Gone
-        412: WrongVersion
-        413: TooLarge
-        415: NotTus
-        422: KeyReused
-        423: Locked
-        460: ChecksumMismatch
+      responses: {204: Appended, 409: OffsetMismatch}
     """
     row = own(upload_id)
     answer: Response = protocol(row).patch(row)
@@ -235,7 +218,8 @@ def delete(upload_id: str) -> Response:
       operationId: deleteUpload
       tags: [Resumable uploads]
       parameters: [UploadId, TusResumable]
-      responses: {204: Ended, 404: NoSuchUpload, 410: Gone, 412: WrongVersion, 423: Locked}
+      x-tus: true
+      responses: {204: Ended}
     """
     row = own(upload_id)
     if row.finished_at and Grant.DELETE not in auth.principal().grants:
