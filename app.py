@@ -26,15 +26,18 @@ from events.bell import Bell
 from events.hub import Hub
 from events.webhook_sender import SENDERS
 from intake import derive, upload_help
+from intake.direct import companion
+from intake.direct import views as direct
 from intake.protocols import views as uploads
 from models import Mode
 from openapi import document as openapi_document
 from ops import cli, health, scrape
 from processing import derivatives, presets
 from processing.slots import Slots
+from storage.direct.door import Door
 from storage.spool import Spool
 from storage.store import Store
-from web import content, cors, edits, links, listing, pages, security_headers, tokens
+from web import content, converters, cors, edits, links, listing, pages, security_headers, tokens
 
 
 class JSONProvider(DefaultJSONProvider):
@@ -58,10 +61,11 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     app = Flask(__name__, static_folder="web/static", template_folder="web/templates")
     app.json = JSONProvider(app)
     app.url_map.merge_slashes = False  # the router would redirect to an address with the client's Host in it
+    converters.init_app(app)
     logs.init_app(app)
     security_headers.init_app(app)
     metrics.init_app(app, Mode, config.PROMETHEUS_MULTIPROC_DIR)
-    threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 3  # requests, deliveries, and all loops
+    threads = config.WEB_THREADS + config.UPLOAD_THREADS + SENDERS + 4  # requests, deliveries, and all loops
     background.init_app(app)
     database.init_app(app, config.SQLALCHEMY_DATABASE_URI, config.SPOOL_FSYNC, threads)
     Migrate(app, database.db)
@@ -79,6 +83,8 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
         upload_help,
         routes,
         uploads,
+        direct,
+        companion,
         derive,
         listing,
         content,
@@ -105,6 +111,7 @@ def _parts(app: Flask, config: Config) -> Services:
         config=config,
         spool=spool,
         store=store,
+        door=Door(config, store),
         pool=UploadPool(config.UPLOAD_THREADS, config.UPLOAD_BACKLOG),
         ahead=Ahead(store, spool, config),
         celery=make_celery(app, config, spool.id),

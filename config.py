@@ -118,6 +118,9 @@ class Config:
     MAX_CONTENT_LENGTH: int = _at_least(1, 5 * 1024 * MIB)
     UPLOAD_EXPIRES_SECONDS: int = field(default=24 * 3600, metadata={"minimum": 60, "maximum": 365 * 24 * 3600})
     UPLOADS_UNFINISHED: int = _at_least(1, 100)
+    DIRECT: bool = False
+    DIRECT_EXPIRES_SECONDS: int = field(default=900, metadata={"minimum": 60, "maximum": 7 * 24 * 3600})
+    DIRECT_MAX_BYTES: int = _at_least(1, 5 * 1024 * MIB)
     ALLOWED_CONTENT_TYPES: tuple[str, ...] = ()
     DENIED_CONTENT_TYPES: tuple[str, ...] = ()
     CLAMD_ADDRESS: str = ""
@@ -246,6 +249,11 @@ class Config:
             raise ConfigError("JWT_JWKS_URL must be an http:// or https:// address, without a user's name in it.")
         if self.JWT_PUBLIC_KEY and not _is_public_key(self.JWT_PUBLIC_KEY):
             raise ConfigError("JWT_PUBLIC_KEY must be a public key in PEM, such as JWT_PUBLIC_KEY_FILE may hold.")
+
+    @property
+    def takes_direct(self) -> bool:
+        """True if clients may send bytes to the bucket themselves; what must be scanned first cannot go there."""
+        return self.DIRECT and not self.CLAMD_ADDRESS
 
     @property
     def takes_team_tokens(self) -> bool:

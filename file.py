@@ -33,12 +33,14 @@ MAX_CONTENT_TYPE = 255
 ONE_REQUEST_BYTES = 128 * MIB
 BESIDE_BYTES = 1 * MIB
 STEM = r"\d{14}--.{1,100}-[0-9a-f]{16}"
+INCOMING = "incoming/"
+"""The folder of what clients may still replace; the files there have the ids of their uploads."""
 KEY = re.compile(
-    rf"{STEM}\..{{1,16}}|derived/{STEM}/[a-z0-9_-]{{1,32}}-[0-9a-f]{{8}}\.[a-z.]{{1,16}}"
+    rf"{STEM}\..{{1,16}}|{INCOMING}[0-9a-f]{{32}}|derived/{STEM}/[a-z0-9_-]{{1,32}}-[0-9a-f]{{8}}\.[a-z.]{{1,16}}"
     r"|lake/[a-z0-9_]{1,140}/ingest_date=\d{4}-\d\d-\d\d/part-[0-9a-f]{32}\.parquet",
     re.ASCII,
 )
-"""Of originals, of what is made of them, and of the parts of tables."""
+"""Of originals, of what comes in by forms, of what is made of them, and of the parts of tables."""
 VAGUE_TYPES = {
     "application/x-empty",
     "application/octet-stream",

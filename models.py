@@ -66,11 +66,18 @@ file_expired = _signals.signal("file-expired")
 
 
 class Mode(enum.StrEnum):
-    """How a file goes to S3: in the request, by a background thread, or by a Celery worker."""
+    """How a file goes to S3: in the request, by a background thread, by a Celery worker, or from its client."""
 
     NORMAL = "normal"
     ASYNC = "async"
     CELERY = "celery"
+    DIRECT = "direct"
+
+
+PROXIED = (Mode.NORMAL, Mode.ASYNC, Mode.CELERY)
+"""The modes in which this service has the bytes."""
+IN_BUCKET = "s3"
+"""Stands for the spool of a file that its client has sent to the bucket."""
 
 
 class UploadStatus(enum.StrEnum):
@@ -223,6 +230,14 @@ class File(db.Model):  # type: ignore[name-defined,misc]
         _send(file_changed, connection, draft.id, kind=STATUS)
 
     @classmethod
+    def insert_complete(cls, connection: Connection, draft: FileRow) -> None:
+        """Write a new row of a file that is in S3 already, in the transaction of the caller."""
+        cls.insert(connection, draft)
+        if draft.process:
+            _send(file_completed, connection, draft.id)
+        _send(file_ended, connection, draft.id)
+
+    @classmethod
     def find(cls, file_id: str) -> FileRow | None:
         """Return the row, or None; holds no connection afterwards."""
         with db.engine.connect() as connection:
@@ -290,6 +305,21 @@ class File(db.Model):  # type: ignore[name-defined,misc]
     def complete(cls, file_id: str, run_id: str, url: str, sha256: str | None) -> bool:
         """PROCESSING -> COMPLETE, with the SHA-256 if known. Returns False if the run has lost its lease."""
         return cls._end(_COMPLETE, of_file=file_id, run=run_id, to_url=url, to_sha256=sha256, now=utcnow())
+
+    @classmethod
+    def verified(cls, file_id: str, run_id: str, url: str, **facts: Any) -> bool:
+        """PROCESSING -> COMPLETE of a file of which little was known. Returns False if the run has lost its lease.
+
+        Args:
+            file_id: the row.
+            run_id: the run that holds it.
+            url: the object's address.
+            facts: the columns that are known now.
+        """
+        with transaction() as connection:
+            connection.execute(update(cls).where(cls.id == file_id, *cls._held_by(run_id)).values(**facts))
+            ending = {"run": run_id, "to_url": url, "to_sha256": None, "now": utcnow()}
+            return cls._end_in(connection, _COMPLETE, of_file=file_id, **ending)
 
     @classmethod
     def made(
@@ -503,6 +533,11 @@ class File(db.Model):  # type: ignore[name-defined,misc]
 def _send(signal: NamedSignal, connection: Connection, file_id: str, **facts: Any) -> None:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     signal.send(app, connection=connection, file_id=file_id, **facts)
+
+
+def awaits_digest(row: FileRow) -> bool:
+    """Returns True if a COMPLETE file will have a SHA-256 later; one that its client has sent to S3 need not."""
+    return row.upload_status == UploadStatus.COMPLETE and row.sha256 is None and row.mode != Mode.DIRECT
 
 
 def is_due() -> ColumnElement[bool]:

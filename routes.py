@@ -12,14 +12,16 @@ from werkzeug.wrappers import Response as BaseResponse
 from access import auth
 from access.principal import Grant
 from core.errors import Conflict
+from core.file_row import FileRow
 from core.services import services
 from delivery.erase import erase
 from delivery.submit import submit
 from events.long_poll import changed, preferred_wait
 from intake.accept import accept
 from intake.answers import answer_file, answer_upload
+from intake.direct import rows as direct_rows
 from intake.protocols import rufh
-from models import File, Mode
+from models import IN_BUCKET, PROXIED, File, Mode
 from storage import spools
 from web.representation import file_json, own_file
 
@@ -107,7 +109,7 @@ for _endpoint, _rest, _view in (
     ("put_at_slash", "/", put),
     ("put_named", "/<path:name>", put_named),
 ):
-    for _mode in Mode:
+    for _mode in PROXIED:
         _address = f"/{_mode}_upload{_rest}"
         bp.add_url_rule(_address, _endpoint, _view, methods=["PUT"], defaults={"mode": _mode})
 
@@ -166,7 +168,7 @@ def retry(file_id: str) -> Response:
     ferry = services()
     row = own_file(file_id)
     is_here = row.spool_id == ferry.spool.id  # else the host that has the bytes finds the row due
-    is_lost = not ferry.spool.has(file_id) if is_here else not spools.is_alive(row.spool_id)
+    is_lost = not ferry.spool.has(file_id) if is_here else _is_lost(row)
     if is_lost and not row.parent_id:
         raise Conflict("The file's bytes are no longer available.", file_id)
     if not File.retry(file_id, ferry.config.RETRY_WINDOW_SECONDS, make=is_lost):
@@ -176,6 +178,11 @@ def retry(file_id: str) -> Response:
     elif is_here:
         submit(file_id)
     return answer_file(own_file(file_id), HTTPStatus.ACCEPTED)
+
+
+def _is_lost(row: FileRow) -> bool:
+    """Returns True if no other host can deliver a file."""
+    return not (direct_rows.is_waiting(row.id) if row.spool_id == IN_BUCKET else spools.is_alive(row.spool_id))
 
 
 def upload(mode: Mode) -> Response:

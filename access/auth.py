@@ -11,8 +11,8 @@ from flask import Flask, current_app, g, request
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from access import origin, tokens
-from access.keys import METRICS, ApiKey, find_key, read_key
+from access import origin, tickets, tokens
+from access.keys import DIRECT, FILES, METRICS, ApiKey, find_key, read_key
 from access.principal import KEY_GRANTS, OPEN, Grant, Principal
 from core.errors import Expired, Forbidden, Unauthorized
 from core.services import services
@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 KEY_CHECK_SECONDS = 10.0  # how often a request that lasts looks at its key again
 UNMARKED = "unmarked"
+TICKET = "ticket"
+"""The name of the part of an address that may be a credential."""
+GRANTS = {FILES: KEY_GRANTS, METRICS: frozenset({Grant.METRICS}), DIRECT: frozenset[Grant]()}
+"""Of keys in headers, by their roles. A ticket is one in an address only."""
 
 View = TypeVar("View", bound=Callable[..., object])
 
@@ -39,6 +43,12 @@ def needs(grant: Grant) -> Callable[[View], View]:
         return view
 
     return mark
+
+
+def uncounted(view: View) -> View:
+    """Mark a view that no rate limit counts: a client must call it for each part of a file."""
+    view.is_uncounted = True  # type: ignore[attr-defined]
+    return view
 
 
 def at_any_host(view: View) -> View:
@@ -102,28 +112,33 @@ def _check() -> None:
         return
     if config.AUTH == "open":
         origin.check_page(config.CORS_ORIGINS)
-    g.principal = _presented()
+    g.principal = _presented((request.view_args or {}).get(TICKET), getattr(view, "is_uncounted", False))
     if grant not in g.principal.grants:
         raise Forbidden("This credential does not grant access to this endpoint.")
     g.owner = g.principal.owner
 
 
-def _presented() -> Principal:
+def _presented(ticket: str | None, is_uncounted: bool) -> Principal:
     """Return the principal of the request's credential, and count the request.
+
+    Args:
+        ticket: the one in the address, where that has one; else the credential is in a header.
+        is_uncounted: whether no rate limit counts the request.
 
     Raises:
         Unauthorized: there is none, or none that is valid.
         LimitReached: too many from this address were wrong, or its owner or user asks too much.
     """
     given, throttle = request.authorization, services().throttle
-    token = given.token if given and given.type == "bearer" else None
+    token = ticket or (given.token if given and given.type == "bearer" else None)
     try:
-        found = _principal_of(token or "")
+        found = tickets.read(ticket) if ticket else _principal_of(token or "")
     except Unauthorized as error:
         if token and not isinstance(error, Expired):  # which nobody has guessed
             throttle.count_failure(request.remote_addr or "")
         raise
-    throttle.count_request(found)
+    if not is_uncounted:
+        throttle.count_request(found)
     return found
 
 
@@ -139,4 +154,4 @@ def _principal_of(token: str) -> Principal:
     if key is None:
         raise Unauthorized("Send a valid key, as in `Authorization: Bearer fm_...`.")
     g.key = key
-    return Principal(key.owner, grants=frozenset({Grant.METRICS}) if key.role == METRICS else KEY_GRANTS)
+    return Principal(key.owner, grants=GRANTS[key.role])

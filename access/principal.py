@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from core.errors import Forbidden
 
@@ -47,6 +49,18 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+def dump_limits(limits: Limits) -> str:
+    """Return limits as JSON."""
+    return json.dumps({**asdict(limits), "metadata": dict(limits.metadata)})
+
+
+def load_limits(text: str) -> Limits:
+    """Return the limits that `dump_limits` has written."""
+    found: dict[str, Any] = json.loads(text)
+    found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return Limits(**found)
 
 
 @dataclass(frozen=True)

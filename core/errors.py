@@ -247,6 +247,16 @@ class OffsetMismatch(UploadError):
         return [("Upload-Offset", str(self.offset))]
 
 
+class NothingThere(Conflict):
+    """S3 does not have the bytes that a client says it has sent, or not all of them."""
+
+
+class NotAsAnnounced(UploadError):
+    """What a client has sent to S3 is not what it had announced, so it is removed."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class BytesLost(UploadError):
     """The accepted bytes are lost; no retry brings them back."""
 

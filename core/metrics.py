@@ -11,7 +11,7 @@ from flask import Flask, current_app
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400)
-LOOPS = ("sweep", "clean", "webhooks", "events", "process")
+LOOPS = ("sweep", "clean", "direct", "webhooks", "events", "process")
 KINDS = ("image", "table")
 OUTCOMES = ("made", "unprocessable", "died", "proof_failed")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from events.hub import Hub
     from processing.presets import Presets
     from processing.slots import Slots
+    from storage.direct.door import Door
     from storage.spool import Spool
     from storage.store import Store
 
@@ -35,6 +36,8 @@ class Services:
     config: Config
     spool: Spool
     store: Store
+    door: Door
+    """The bucket, as clients send to it."""
     pool: UploadPool
     ahead: Ahead
     celery: Celery

@@ -11,7 +11,7 @@ from core.background import for_each
 from core.errors import StoreError
 from core.file_row import FileRow
 from core.services import services
-from models import File
+from models import IN_BUCKET, File
 from storage import bucket, file_queries, spools
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def remove_erased() -> None:
         ExceptionGroup: what failed unexpectedly.
     """
     deadline = time.monotonic() + TURN_SECONDS
-    own = [services().spool.id, *(spool.id for spool in spools.lost())]
+    own = [services().spool.id, IN_BUCKET, *(spool.id for spool in spools.lost())]
     tried: set[str] = set()
     while rows := [row for row in file_queries.erased(own) if row.id not in tried]:
         if time.monotonic() >= deadline:
@@ -60,6 +60,12 @@ def _remove(row: FileRow) -> None:
     except StoreError as error:
         log.warning("the object of the erased file %s is left to the sweep: %s", row.id, error.detail)
         return
-    # Only the sweep of that spool can drop the bytes, and then the row; nobody can where the spool is lost.
-    if ferry.spool.drop(row.id) if row.spool_id == ferry.spool.id else spools.is_lost(row.spool_id):
+    if _drop(row):
         File.remove([row.id])
+
+
+def _drop(row: FileRow) -> bool:
+    """Drop a file's bytes. Returns True if no spool has any of them; only the sweep of a spool can drop them."""
+    if row.spool_id == services().spool.id:
+        return services().spool.drop(row.id)
+    return row.spool_id == IN_BUCKET or spools.is_lost(row.spool_id)

@@ -11,7 +11,7 @@ from sqlalchemy import and_
 from core.background import for_each
 from core.database import utcnow
 from core.services import services
-from models import File, UploadStatus
+from models import IN_BUCKET, File, UploadStatus
 from storage import file_queries, spools
 
 ROWS_AT_ONCE = 50  # a lock of milliseconds
@@ -51,7 +51,7 @@ def _forget_batch(status: UploadStatus) -> int:
         kept = max(kept, ferry.config.ERROR_RETENTION_SECONDS)
     mine = [ferry.spool.id] if ferry.spool.is_here() else []
     before = utcnow() - timedelta(seconds=kept)
-    ids = file_queries.ended([*mine, *(spool.id for spool in spools.lost())], status, before)
+    ids = file_queries.ended([*mine, IN_BUCKET, *(spool.id for spool in spools.lost())], status, before)
     without_bytes = [file_id for file_id in ids if ferry.spool.drop(file_id)]
     unchanged = and_(File.erased_at.is_(None), File.updated_at < before)
     for start in range(0, len(without_bytes), ROWS_AT_ONCE):

@@ -11,7 +11,7 @@ from core.services import services
 from delivery import failed_bytes
 from delivery.deliver import drop_bytes, end_without_bytes, take_digest
 from delivery.submit import submit
-from models import UploadStatus
+from models import UploadStatus, awaits_digest
 from storage import file_queries, spools
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def drop_spooled() -> None:
     failed_before = utcnow() - timedelta(seconds=ferry.config.ERROR_RETENTION_SECONDS)
     failed = []
     for row in file_queries.among(ferry.spool.kept()):
-        if row.upload_status == UploadStatus.COMPLETE and row.sha256 is None:
+        if awaits_digest(row):
             submit(row.id, take_digest)
         elif row.upload_status == UploadStatus.COMPLETE:
             drop_bytes(row)

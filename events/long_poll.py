@@ -15,7 +15,7 @@ from core.errors import Busy, Unauthorized
 from core.file_row import FileRow
 from core.services import services, this_app
 from events.hub import Closed
-from models import UploadStatus
+from models import awaits_digest
 from web.representation import file_json, is_being_processed, own_file
 
 LONGEST_WAIT_SECONDS = 60
@@ -48,7 +48,7 @@ def changed(row: FileRow, shown: dict[str, Any], seconds: int) -> dict[str, Any]
     Raises:
         Unauthorized: the key was revoked, or the token has expired, meanwhile.
     """
-    lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
+    lacks_digest = awaits_digest(row)
     if row.upload_status.is_final and not lacks_digest and not is_being_processed(row):
         return shown
     pause = DIGEST_LOOK_SECONDS if lacks_digest else seconds

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, String, Text, delete, insert, select, up
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.database import UtcDateTime, db, new_id, transaction, utcnow
-from models import File, UploadStatus, file_ended, file_expired, file_settled
+from models import File, UploadStatus, awaits_digest, file_ended, file_expired, file_settled
 from web.representation import file_json, rfc3339
 
 MESSAGES_KEPT = timedelta(days=7)
@@ -124,8 +124,7 @@ def _record(app: Flask, connection: Connection, file_id: str) -> None:
     row = connection.execute(select(File).where(File.id == file_id)).one()
     if row.parent_id:
         _record_processed(connection, row)
-    lacks_digest = row.upload_status == UploadStatus.COMPLETE and row.sha256 is None
-    due_at = row.completed_at + HELD if lacks_digest else row.updated_at
+    due_at = row.completed_at + HELD if awaits_digest(row) else row.updated_at
     _write(connection, row, f"file.{row.upload_status.lower()}", file_json(row, connection), due_at)
 
 

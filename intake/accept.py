@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, Protocol
 
 from flask import request
 from sqlalchemy import Connection
@@ -61,7 +62,7 @@ def accept(mode: Mode) -> FileRow:
 
 
 @contextmanager
-def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Acceptance]:
+def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Arriving]:
     """Prepare the acceptance of one file: room in the pool, the spool and the quota, and its Idempotency-Key.
 
     The block receives the file and completes the acceptance; if it raises, nothing of the file stays.
@@ -86,7 +87,7 @@ def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Acceptance]:
         quota.reserve(file_id, principal, length, ferry.config, is_needed=not claim.earlier) as reservation,
         ferry.spool.receive(file_id, length) as incoming,
     ):
-        acceptance = Acceptance(mode, principal, claim, reservation, incoming, RUNS[mode]())
+        acceptance = Arriving(mode, principal, claim, reservation, incoming, RUNS[mode]())
         try:
             yield acceptance
         except BaseException:
@@ -94,31 +95,43 @@ def prepare(mode: Mode, length: int, key: str | None) -> Iterator[Acceptance]:
             raise
 
 
+class Kept(Protocol):
+    """The bytes of a file, wherever they are."""
+
+    file_id: str
+
+    @property
+    def size(self) -> int:
+        """How many."""
+
+    @property
+    def crc64nvme(self) -> str:
+        """Their checksum, in base64."""
+
+    def keep(self) -> None:
+        """Keep them under their name, so that a row can tell of them."""
+
+    def release(self) -> None:
+        """Leave them to the row that tells of them."""
+
+    def discard(self) -> None:
+        """Remove them."""
+
+
 @dataclass
 class Acceptance:
-    """The acceptance of one file by a request."""
+    """The acceptance of one file."""
 
     mode: Mode
     principal: Principal
     claim: idempotency.Claim
     reservation: quota.Reservation
-    incoming: SpoolFile
+    incoming: Kept
     run: Run
     is_new: bool = True
     """False once the request has turned out to repeat an earlier one."""
     is_type_known: bool = False
     """True once the first bytes have told the file's type."""
-
-    def arrived(self, received: ReceivedFile, chunk: bytes) -> None:
-        """Handle a chunk that has arrived and is in the spool.
-
-        Raises:
-            UploadError: the principal may not upload this.
-        """
-        self.check(received)
-        self.claim.renew()
-        self.reservation.renew()
-        self.run.arrived(self.incoming, received.key, received.content_type, chunk)
 
     def check(self, received: ReceivedFile) -> None:
         """Check the file as far as it has arrived.
@@ -153,7 +166,7 @@ class Acceptance:
         options, types = received.options, (received.content_type, received.detected_type)
         check_upload(self.principal, self.mode, self.incoming.size, types, options)
         check_options(options, services().config)
-        wanted = recipes.choose(services().presets, options.process, *types)
+        wanted = self._wanted(received)
         if wanted:
             quota.check_processing(self.principal, services().config)
         fingerprint = self._fingerprint(received)
@@ -165,12 +178,31 @@ class Acceptance:
         self.incoming.keep()
         row = self._new_row(received, wanted)
         with transaction() as connection:
-            File.insert(connection, row)
+            self._insert(connection, row)
             self.reservation.settle(connection, row.size)
             self.claim.finish(connection, fingerprint, row.id)
             also(connection)
             self.incoming.release()  # a commit whose answer is lost may have happened
         return row
+
+    def _wanted(self, received: ReceivedFile) -> Sequence[Recipe]:
+        """Return what shall be made of the file."""
+        types = received.content_type, received.detected_type
+        return recipes.choose(services().presets, received.options.process, *types)
+
+    def _insert(self, connection: Connection, row: FileRow) -> None:
+        File.insert(connection, row)
+
+    def _state(self) -> dict[str, Any]:
+        """Return the columns that tell where the bytes are, and what is still to be done with them."""
+        now, config = utcnow(), services().config
+        return {
+            "spool_id": services().spool.id,
+            "upload_status": UploadStatus.PENDING,
+            "attempts": 0,
+            "bytes_sent": 0,
+            "due_at": now + timedelta(seconds=config.LEASE_SECONDS),
+        }
 
     def _fingerprint(self, received: ReceivedFile) -> str:
         digest = received.digests.known("sha256") or ""
@@ -184,27 +216,41 @@ class Acceptance:
         limits, asked = self.principal.limits, received.options
         words = metadata.check({**asked.metadata, **limits.metadata})
         seconds = shortest(asked.expires_in, limits.file_expires_in, config.FILE_TTL_SECONDS)
-        return File.draft(
-            id=self.incoming.file_id,
-            owner=self.principal.owner,
-            subject=self.principal.subject,
-            name=received.name,
-            key=received.key,
-            mode=self.mode,
-            size=self.incoming.size,
-            content_type=received.content_type,
-            detected_type=received.detected_type,
-            crc64nvme=self.incoming.crc64nvme,
-            sha256=received.digests.known("sha256"),
-            user_metadata=metadata.dump(words) if words else None,
-            process=recipes.dump(wanted),
-            expires_at=now + timedelta(seconds=seconds) if seconds else None,
-            spool_id=services().spool.id,
-            upload_status=UploadStatus.PENDING,
-            attempts=0,
-            bytes_sent=0,
-            created_at=now,
-            updated_at=now,
-            due_at=now + timedelta(seconds=config.LEASE_SECONDS),
-            retry_until=now + timedelta(seconds=config.RETRY_WINDOW_SECONDS),
-        )
+        values = {
+            "id": self.incoming.file_id,
+            "owner": self.principal.owner,
+            "subject": self.principal.subject,
+            "name": received.name,
+            "key": received.key,
+            "mode": self.mode,
+            "size": self.incoming.size,
+            "content_type": received.content_type,
+            "detected_type": received.detected_type,
+            "crc64nvme": self.incoming.crc64nvme,
+            "sha256": received.digests.known("sha256"),
+            "user_metadata": metadata.dump(words) if words else None,
+            "process": recipes.dump(wanted),
+            "expires_at": now + timedelta(seconds=seconds) if seconds else None,
+            "created_at": now,
+            "updated_at": now,
+            "retry_until": now + timedelta(seconds=config.RETRY_WINDOW_SECONDS),
+        }
+        return File.draft(**values | self._state())
+
+
+@dataclass
+class Arriving(Acceptance):
+    """The acceptance of a file that a request brings."""
+
+    incoming: SpoolFile
+
+    def arrived(self, received: ReceivedFile, chunk: bytes) -> None:
+        """Handle a chunk that has arrived and is in the spool.
+
+        Raises:
+            UploadError: the principal may not upload this.
+        """
+        self.check(received)
+        self.claim.renew()
+        self.reservation.renew()
+        self.run.arrived(self.incoming, received.key, received.content_type, chunk)

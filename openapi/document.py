@@ -18,7 +18,7 @@ from werkzeug.routing import Rule
 
 from access import auth
 from ferryman import __version__
-from openapi import components, resumable, schemas
+from openapi import components, direct, resumable, schemas
 
 VIEWER = Path(flask_swagger_ui.__file__).parent / "dist"
 bp = Blueprint("openapi", __name__, static_folder=VIEWER, static_url_path="/docs/assets")
@@ -42,6 +42,7 @@ an upload, and it is safe to repeat after any error: there will be no second fil
 TAGS = {
     "Upload": "Three ways to upload a file. All take a form, or the file as the whole body, and return a File.",
     "Resumable uploads": "Uploads that go on after a lost connection, by tus 1.0.0 (https://tus.io).",
+    "Direct uploads": "Bytes that go to S3 itself, where `DIRECT` is on. The addresses under `/s3` are Uppy's.",
     "Files": "Your files: status, bytes, deletion.",
     "Watch": "Events instead of polling.",
     "Tokens": "Credentials for the browsers of your users.",
@@ -60,6 +61,7 @@ UPLOAD = {
 }
 MARKS = {
     "x-upload": UPLOAD,
+    "x-direct": {404: "NoSuchDirect"},
     "x-tus": {404: "NoSuchUpload", 410: "Gone", 412: "WrongVersion", 423: "Locked"},
     "x-tus-body": {
         400: "InvalidUpload",
@@ -93,6 +95,8 @@ class ViewPlugin(BasePlugin):
                 operation["security"] = []
             else:
                 errors |= GUARDED
+            if "{ticket}" in (path or ""):  # which is the credential
+                operation["security"] = []
             if "x-upload" in operation:
                 operation["parameters"] = [*operation.get("parameters", []), *UPLOAD_PARAMETERS]
             for mark in MARKS.keys() & operation.keys():
@@ -166,7 +170,8 @@ def build(app: Flask) -> dict[str, Any]:
         spec.tag({"name": name, "description": about})
     _add_components(spec)
     for rule in app.url_map.iter_rules():
-        is_alias = rule.rule.endswith("/") and rule.rule != "/"
+        lacks_part = None in (rule.defaults or {}).values()
+        is_alias = lacks_part or (rule.rule.endswith("/") and rule.rule != "/")
         if not auth.is_static(rule.endpoint) and not is_alias:
             view = app.view_functions[rule.endpoint]
             spec.path(FlaskPlugin.flaskpath2openapi(rule.rule), operations=_operations(app, rule), view=view)
@@ -186,15 +191,15 @@ def _add_components(spec: APISpec) -> None:
     about = "An API key, as `flask keys create NAME` makes it; an upload token, or a JWT, where a user may come."
     key = {"type": "http", "scheme": "bearer", "description": about}
     spec.components.security_scheme("key", key)
-    for name, piece in (schemas.SCHEMAS | resumable.SCHEMAS).items():
+    for name, piece in (schemas.SCHEMAS | resumable.SCHEMAS | direct.SCHEMAS).items():
         spec.components.schema(name, piece)
-    for name, piece in (components.PARAMETERS | resumable.PARAMETERS).items():
+    for name, piece in (components.PARAMETERS | resumable.PARAMETERS | direct.PARAMETERS).items():
         spec.components.parameter(name, piece["in"], piece)
     for name, piece in (components.HEADERS | resumable.HEADERS).items():
         spec.components.header(name, piece)
-    for name, piece in components.LINKS.items():
+    for name, piece in (components.LINKS | direct.LINKS).items():
         spec.components.link(name, piece)
-    for name, piece in (components.RESPONSES | resumable.RESPONSES).items():
+    for name, piece in (components.RESPONSES | resumable.RESPONSES | direct.RESPONSES).items():
         spec.components.response(name, piece)
 
 

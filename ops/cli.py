@@ -14,6 +14,8 @@ from core.errors import StoreError
 from core.services import services
 from events import webhooks
 from ferryman.cli import upload, watch
+from intake.direct import rows as direct_rows
+from intake.direct.outcome import refuse
 from intake.uploads import rows as upload_rows
 from intake.uploads.turns import end
 from ops import doctor, walls_doctor
@@ -228,7 +230,7 @@ def redeliver_webhooks(ids: tuple[str, ...], failed: bool) -> None:
         raise click.ClickException(f"There is no message {', '.join(unknown)}.")
 
 
-upload_commands = PlainGroup("uploads", help="Resumable uploads in progress.")
+upload_commands = PlainGroup("uploads", help="Resumable and direct uploads in progress.")
 
 
 @upload_commands.command("list")
@@ -239,8 +241,11 @@ def list_uploads(limit: int) -> None:
         length = "?" if row.length is None else row.length
         ends = f"{row.expires_at:%Y-%m-%dT%H:%M:%SZ}"
         click.echo(f"{row.id}  {row.way:4}  {row.mode:6}  {row.offset}/{length} bytes  until {ends}  {row.owner}")
-    count, size = upload_rows.totals()
-    click.echo(f"{count} in progress, with {size} bytes.")
+    for row in direct_rows.unfinished(limit):
+        size, ends = "?" if row.size is None else row.size, f"{row.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        click.echo(f"{row.id}  {row.kind:5}  direct  {size} bytes  until {ends}  {row.owner}")
+    count, here = upload_rows.totals()
+    click.echo(f"{count} in progress, with {here} bytes here; {direct_rows.count()} direct ones.")
 
 
 @upload_commands.command("expire")
@@ -250,8 +255,18 @@ def expire_uploads(ids: tuple[str, ...], everyone: bool) -> None:
     """End uploads in progress; what is here of them is removed, and their clients begin anew."""
     if bool(ids) == everyone:
         raise click.UsageError("Name uploads by their ID, or take all with --all.")
-    wanted = [row.id for row in upload_rows.unfinished(upload_rows.totals()[0])] if everyone else ids
-    ended = [upload_id for upload_id in wanted if end(upload_id)]
+    wanted = _unfinished_ids() if everyone else ids
+    ended = [upload_id for upload_id in wanted if end(upload_id) or _end_direct(upload_id)]
     click.echo(f"{len(ended)} ended.")
     if unknown := sorted(set(wanted) - set(ended)):
         raise click.ClickException(f"There is no upload in progress {', '.join(unknown)}.")
+
+
+def _unfinished_ids() -> list[str]:
+    found = (*upload_rows.unfinished(upload_rows.totals()[0]), *direct_rows.unfinished(direct_rows.count()))
+    return [row.id for row in found]
+
+
+def _end_direct(upload_id: str) -> bool:
+    row = direct_rows.find(upload_id)
+    return row is not None and refuse(row)

@@ -13,6 +13,7 @@ from core.database import batched, db, utcnow
 from core.services import services
 from delivery.deliver import end_without_bytes
 from file import is_own_key
+from intake.direct import rows as direct_rows
 from intake.uploads import rows as upload_rows
 from models import IS_READY, File, UploadStatus
 from storage import bucket, file_queries, spools
@@ -97,7 +98,8 @@ def _objects(before: datetime) -> Iterator[Finding]:
     since = utcnow() - timedelta(seconds=kept) if kept else None
     listed: set[str] = set()
     for batch in batched(_only_ours(bucket.objects(store, _prefix()))):
-        known = _keys(entry.key for entry in batch)
+        keys = [entry.key for entry in batch]
+        known = _keys(keys) | direct_rows.unfinished_keys(keys)
         listed |= known
         for entry in batch:
             has_lost_its_row = since is not None and _is_before(entry.modified_at, since)
@@ -120,7 +122,7 @@ def _multiparts(before: datetime) -> Iterator[Finding]:
         keys = [entry.key for entry in batch]
         with db.engine.connect() as connection:
             rows = {row.key: row for row in connection.execute(select(File).where(File.key.in_(keys)))}
-        arriving = upload_rows.unfinished_keys(keys)
+        arriving = upload_rows.unfinished_keys(keys) | direct_rows.unfinished_keys(keys)
         for entry in batch:
             row = rows.get(entry.key)
             running = row is not None and row.upload_status == UploadStatus.PROCESSING

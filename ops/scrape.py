@@ -16,6 +16,7 @@ from core import background
 from core.database import utcnow
 from core.metrics import metrics
 from core.services import services
+from intake.direct import rows as direct_rows
 from intake.uploads import rows as upload_rows
 from storage import file_queries
 
@@ -56,6 +57,7 @@ class Present(Collector):
         yield _gauge("ferryman_spool_bytes", "Bytes in the spool.", ferry.spool.used_bytes())
         count, _ = upload_rows.totals()
         yield _gauge("ferryman_unfinished_uploads", "Resumable uploads in progress.", count)
+        yield _gauge("ferryman_unfinished_direct_uploads", "Direct uploads in progress.", direct_rows.count())
         unfinished = ferry.spool.growing_bytes()
         yield _gauge(
             "ferryman_unfinished_upload_bytes", "Bytes of them in the spool, which may be half of it.", unfinished

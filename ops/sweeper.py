@@ -6,7 +6,7 @@ import logging
 
 from flask import Flask
 
-from access import quota
+from access import quota, tickets
 from core.background import Loop, for_each
 from core.services import Services
 from delivery import lifetime, sweep
@@ -14,6 +14,7 @@ from delivery.erase import remove_erased
 from events import log as event_log
 from events import webhooks
 from intake import idempotency
+from intake.direct import chores as direct_chores
 from intake.uploads import chores
 from intake.uploads import rows as upload_rows
 from models import File
@@ -36,6 +37,8 @@ CHORES = (
     chores.clean,  # before anything expires: what is whole is finished
     chores.expire,
     upload_rows.forget_old,
+    direct_chores.forget_old,
+    tickets.forget_old,
     quota.forget_lapsed,
     event_log.forget_old,
     webhooks.forget_old,
@@ -53,7 +56,7 @@ def clean() -> bool:
 
 
 class Sweeper:
-    """Sweeps and cleans from start to stop, in two threads, since cleaning may wait for S3.
+    """Sweeps, looks at direct uploads, and cleans from start to stop, in threads, since S3 may keep them waiting.
 
     Args:
         app: the app whose spool and pool it uses.
@@ -61,15 +64,19 @@ class Sweeper:
 
     def __init__(self, app: Flask) -> None:
         self._app = app
-        self._loops = (Loop(app, "sweep", sweep.sweep, SWEEP_SECONDS), Loop(app, "clean", clean, CLEAN_SECONDS))
+        self._loops = (
+            Loop(app, "sweep", sweep.sweep, SWEEP_SECONDS),
+            Loop(app, "direct", direct_chores.look_at_due, SWEEP_SECONDS),
+            Loop(app, "clean", clean, CLEAN_SECONDS),
+        )
 
     def start(self) -> None:
-        """Start both loops."""
+        """Start the loops."""
         for loop in self._loops:
             loop.start()
 
     def stop(self) -> None:
-        """Stop both loops, let running deliveries finish, and return the others to PENDING."""
+        """Stop the loops, let running deliveries finish, and return the others to PENDING."""
         for loop in self._loops:
             loop.stop()
         ferry: Services = self._app.extensions["ferryman"]

@@ -13,7 +13,7 @@ from core.errors import ProcessorDied
 from core.file_row import FileRow
 from core.services import services
 from delivery.lease import LeaseLost
-from models import File, UploadStatus
+from models import IN_BUCKET, File, UploadStatus
 from processing import recipes
 from processing.recipes import OUTPUTS, Recipe
 from processing.sandbox.parent import NONSENSE, Answer
@@ -141,7 +141,7 @@ def draft_values(parent: FileRow, recipe: Recipe, child_id: str) -> dict[str, An
         "content_type": "application/octet-stream",
         "detected_type": "",
         "crc64nvme": "",
-        "spool_id": parent.spool_id,
+        "spool_id": services().spool.id if parent.spool_id == IN_BUCKET else parent.spool_id,
         "upload_status": UploadStatus.PENDING,
         "attempts": 0,
         "bytes_sent": 0,

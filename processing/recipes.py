@@ -106,6 +106,17 @@ def choose(known: Presets, asked: Sequence[Asked], declared: str, detected: str)
     return list(found.values())
 
 
+def check_asked(known: Presets, asked: Sequence[Asked]) -> None:
+    """Check what can be known of the asked presets before the first byte.
+
+    Raises:
+        InvalidUpload: there is no such preset, or it takes no hints.
+    """
+    for one in asked:
+        if one.preset != NONE:
+            _find(known, one)
+
+
 def _find(known: Presets, one: Asked) -> Preset:
     preset = known.by_name.get(one.preset)
     if preset is None:

@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 PART_BYTES = 32 * MIB
 MAX_PART_BYTES = 5 * 1024 * MIB
 S3_MAX_PARTS = 1_000  # S3 takes 10,000, but some stores no more than these
+S3_MOST_PARTS = 10_000
 PARTS_AT_ONCE = 2
 
 

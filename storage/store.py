@@ -50,7 +50,7 @@ class Store:
         self._config = config
         self._clients = Clients(config)
         self.capabilities = Capabilities(
-            config.S3_CHECKSUM_MODE, partial(probe, self._requests, config.S3_KEY_PREFIX)
+            config.S3_CHECKSUM_MODE, partial(probe, self.requests, config.S3_KEY_PREFIX)
         )
 
     @property
@@ -62,6 +62,20 @@ class Store:
     def client(self) -> S3Client:
         """The process's own boto3 client, created on first use."""
         return self._clients.get(self.features.unsigned_payload)
+
+    @property
+    def signing_client(self) -> S3Client:
+        """The boto3 client that signs links for the public endpoint; it never connects."""
+        return self._clients.signer()
+
+    def requests(self, unsigned_payload: bool | None = None) -> Requests:
+        """Return the plain requests to the bucket.
+
+        Args:
+            unsigned_payload: whether bodies may go unsigned; by default as the store accepts it.
+        """
+        unsigned = self.features.unsigned_payload if unsigned_payload is None else unsigned_payload
+        return Requests(self._clients.get(unsigned), self.bucket)
 
     def url(self, key: str) -> str:
         """Return the URL of an object; the bucket's policy decides who can read it."""
@@ -93,7 +107,7 @@ class Store:
                 file.seek(0)
             else:
                 body = Section(file.fileno(), 0, info.size, on_progress)
-            reported = self._requests(features.unsigned_payload).put(info, body, features.put)
+            reported = self.requests(features.unsigned_payload).put(info, body, features.put)
             return reported == info.crc64nvme and self.features.put.verifies
 
         return self.settle(info, upload, on_progress)
@@ -104,7 +118,7 @@ class Store:
         Raises:
             StoreError: S3 refuses.
         """
-        return self._requests(features.unsigned_payload).begin(key, content_type, features.parts)
+        return self.requests(features.unsigned_payload).begin(key, content_type, features.parts)
 
     def put_part(
         self, key: str, upload_id: str, number: int, section: Section, crc64nvme: str, features: Features
@@ -114,7 +128,7 @@ class Store:
         Raises:
             StoreError: S3 did not take it, or got other bytes than the checksum is of.
         """
-        requests = self._requests(features.unsigned_payload)
+        requests = self.requests(features.unsigned_payload)
         return requests.part(key, upload_id, number, section, crc64nvme, features.parts)
 
     def sent_parts(self, key: str, upload_id: str) -> list[SentPart]:
@@ -123,7 +137,7 @@ class Store:
         Raises:
             StoreError: S3 refuses, or knows no such upload.
         """
-        return self._requests().parts(key, upload_id)
+        return self.requests().parts(key, upload_id)
 
     def complete_parts(self, info: ObjectInfo, upload_id: str, parts: list[Part], features: Features) -> bool:
         """Complete a multipart upload.
@@ -134,7 +148,7 @@ class Store:
         Raises:
             StoreError: S3 refuses.
         """
-        reported = self._requests(features.unsigned_payload).complete(info, upload_id, parts, features.parts)
+        reported = self.requests(features.unsigned_payload).complete(info, upload_id, parts, features.parts)
         return reported == info.crc64nvme and self.features.parts.verifies
 
     def abort_parts(self, key: str, upload_id: str) -> None:
@@ -143,7 +157,7 @@ class Store:
         Raises:
             StoreError: S3 refuses.
         """
-        self._requests().abort(key, upload_id)
+        self.requests().abort(key, upload_id)
 
     def settle(
         self, info: ObjectInfo, upload: Callable[[Features], bool], on_progress: Progress = lambda sent: None
@@ -195,7 +209,7 @@ class Store:
             StoreError: it cannot be read.
         """
         crc = Crc64Nvme()
-        for chunk in self._requests().read(key):
+        for chunk in self.requests().read(key):
             crc.update(chunk)
             on_progress(0)
         return crc.text()
@@ -206,7 +220,7 @@ class Store:
         Raises:
             StoreError: it cannot be read; later, while it is read, a broken connection ends it early.
         """
-        return self._requests().read(key, Range=f"bytes={start}-{stop - 1}")
+        return self.requests().read(key, Range=f"bytes={start}-{stop - 1}")
 
     def presigned_url(self, key: str, disposition: str, seconds: int, content_type: str = "") -> str:
         """Return a presigned URL of an object, with its lifetime, Content-Disposition and, if given, its type.
@@ -217,9 +231,7 @@ class Store:
         if content_type:
             parameters["ResponseContentType"] = content_type
         with translated_errors():
-            return self._clients.signer().generate_presigned_url(
-                "get_object", Params=parameters, ExpiresIn=seconds
-            )
+            return self.signing_client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
 
     def delete(self, key: str) -> None:
         """Delete an object, which may be gone already.
@@ -227,15 +239,11 @@ class Store:
         Raises:
             StoreError: S3 refuses.
         """
-        self._requests().delete(key)
-
-    def _requests(self, unsigned_payload: bool | None = None) -> Requests:
-        unsigned = self.features.unsigned_payload if unsigned_payload is None else unsigned_payload
-        return Requests(self._clients.get(unsigned), self.bucket)
+        self.requests().delete(key)
 
     def _look(self, info: ObjectInfo, on_progress: Progress) -> Found:
         head = self.capabilities.attempt(
-            lambda features: self._requests(features.unsigned_payload).head(info.key, features.head_checksum)
+            lambda features: self.requests(features.unsigned_payload).head(info.key, features.head_checksum)
         )
         if head is None:
             return Found.NOTHING

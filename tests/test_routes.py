@@ -36,7 +36,7 @@ def test_the_index_names_every_endpoint(app: Flask, client: FlaskClient) -> None
         "/docs/assets/{filename}",
         *("/normal_upload/", "/async_upload/", "/celery_upload/", "/uploads/"),  # others of the same
     }
-    assert listed == rules
+    assert listed == {rule for rule in rules if not rule.startswith("/direct/s3/")}  # as below a ticket
 
 
 @pytest.mark.parametrize(

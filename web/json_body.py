@@ -14,19 +14,20 @@ from core.errors import EncodedUpload, InvalidBody, TooSlow, UnsupportedUpload, 
 MAX_BODY_BYTES = 64 * 1024
 
 
-def json_object(*media_types: str) -> dict[str, Any]:
+def json_object(*media_types: str, most_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:
     """Return the JSON object in the request's body; without a body an empty one.
 
     Args:
         media_types: those that are read, besides application/json.
+        most_bytes: how long it may be.
 
     Raises:
         UnsupportedUpload: the body is not JSON, or compressed.
-        UploadTooLarge: it is longer than 64 KiB.
+        UploadTooLarge: it is longer.
         InvalidBody: it is malformed, or no object.
         TooSlow: the client stalls.
     """
-    body = _read()
+    body = _read(most_bytes)
     if not body:
         return {}
     refuse_encoding(request)
@@ -45,17 +46,17 @@ def refuse_encoding(request: Request) -> None:
         raise EncodedUpload("The body must not be compressed; send it without Content-Encoding.")
 
 
-def _read() -> bytes:
+def _read(most_bytes: int) -> bytes:
     stream, body = get_input_stream(request.environ), b""
     try:
-        while len(body) <= MAX_BODY_BYTES and (chunk := stream.read(MAX_BODY_BYTES + 1 - len(body))):
+        while len(body) <= most_bytes and (chunk := stream.read(most_bytes + 1 - len(body))):
             body += chunk
     except TimeoutError as error:
         raise TooSlow("The request body arrived too slowly.") from error
     except (ClientDisconnected, OSError, ValueError) as error:
         raise InvalidBody("The request's body is not complete.") from error
-    if len(body) > MAX_BODY_BYTES:
-        raise UploadTooLarge(f"The request body must not exceed {MAX_BODY_BYTES} bytes.")
+    if len(body) > most_bytes:
+        raise UploadTooLarge(f"The request body must not exceed {most_bytes} bytes.")
     return body
 
 

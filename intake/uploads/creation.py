@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from access import auth
-from access.principal import Principal
+from access.principal import Principal, dump_limits
 from core.database import transaction, utcnow
-from core.errors import LimitReached, UploadGone
+from core.errors import UploadGone
 from core.services import services
 from file import check_name, media_type, rename_file
-from intake import idempotency, options
+from intake import idempotency, in_progress, options
 from intake.permit import check_options, check_upload
 from intake.received import check_type
 from intake.uploads import rows
@@ -22,8 +22,6 @@ from intake.uploads.rows import UploadRow
 from intake.uploads.turns import Turn, check_length, reservation_of
 from models import Mode
 from storage.growing import Growing
-
-RETRY_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def _written(
         "owner": principal.owner,
         "subject": principal.subject,
         "token_id": principal.token_id,
-        "limits": rows.dump_limits(principal),
+        "limits": dump_limits(principal.limits),
         "way": wanted.way,
         "mode": wanted.mode,
         "name": wanted.name,
@@ -167,8 +165,7 @@ def _written(
         "gone_at": None,
     }
     with transaction() as connection:
-        if rows.count_unfinished(connection, principal.owner) >= config.UPLOADS_UNFINISHED:
-            raise LimitReached(f"There are {config.UPLOADS_UNFINISHED} uploads in progress.", RETRY_SECONDS)
+        in_progress.require_room(connection, principal.owner)
         row = rows.insert_row(connection, values)
         claim.finish(connection, fingerprint, upload_id)
     return row

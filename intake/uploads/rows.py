@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -26,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from access.principal import Limits, Principal
+from access.principal import Principal, load_limits
 from core.database import UtcDateTime, db, transaction, utcnow
 
 KEPT = timedelta(days=1)
@@ -101,22 +99,14 @@ def find(upload_id: str) -> UploadRow | None:
         return cast(UploadRow | None, connection.execute(_BY_ID, {"upload": upload_id}).first())
 
 
-def is_own(row: UploadRow, principal: Principal) -> bool:
+def is_own(row: Row[Any], principal: Principal) -> bool:
     """Returns True if a principal may see the upload, as it may see the File that comes of it."""
     return row.owner == principal.owner and principal.subject in (None, row.subject)
 
 
-def principal_of(row: UploadRow) -> Principal:
-    """Return for whom the upload was created, with the limits of then."""
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(row.limits).items()
-    }
-    return Principal(row.owner, row.subject, limits=Limits(**values), token_id=row.token_id)
-
-
-def dump_limits(principal: Principal) -> str:
-    """Return a principal's limits as `principal_of` reads them."""
-    return json.dumps({**asdict(principal.limits), "metadata": dict(principal.limits.metadata)})
+def principal_of(row: Row[Any]) -> Principal:
+    """Return for whom an upload was created, with the limits of then."""
+    return Principal(row.owner, row.subject, limits=load_limits(row.limits), token_id=row.token_id)
 
 
 def is_whole(row: UploadRow) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import botocore.session
 from botocore.config import Config as ClientConfig
+from botocore.credentials import Credentials
 from botocore.loaders import Loader, create_loader
 
 from config import Config
@@ -94,6 +95,13 @@ def make_client(config: Config, endpoint: str | None = None, unsigned_payload: b
     client.meta.events.register("after-call.s3", _refuse_web_pages)
     client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
     return client
+
+
+def make_credentials(config: Config) -> Credentials | None:
+    """Return the credentials of the settings, or those that boto3 finds; None if there are none."""
+    if config.AWS_ACCESS_KEY and config.AWS_ACCESS_SECRET:
+        return Credentials(config.AWS_ACCESS_KEY, config.AWS_ACCESS_SECRET)
+    return botocore.session.Session().get_credentials()
 
 
 @cache

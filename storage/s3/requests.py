@@ -35,6 +35,8 @@ class Head(NamedTuple):
 
     size: int
     crc64nvme: str
+    etag: str
+    content_type: str
 
 
 class SentPart(NamedTuple):
@@ -59,7 +61,7 @@ class Requests:
         self.bucket = bucket
 
     def put(self, info: ObjectInfo, body: Any, way: Way) -> str:
-        """Create an object in one request. Returns the checksum that S3 reports, or None."""
+        """Create an object in one request. Returns the checksum that S3 reports, or an empty text."""
         with translated_errors():
             stored = self.client.put_object(
                 Bucket=self.bucket,
@@ -98,7 +100,10 @@ class Requests:
             return [_sent(entry) for page in pages for entry in page.get("Parts", [])]
 
     def complete(self, info: ObjectInfo, upload_id: str, parts: list[Part], way: Way) -> str:
-        """Complete a multipart upload. Returns the checksum that S3 reports, or None."""
+        """Complete a multipart upload. Returns the checksum that S3 reports, or an empty text.
+
+        Without a checksum in `info`, S3 compares nothing.
+        """
         whole: Any = {"Parts": parts}
         with translated_errors():
             stored = self.client.complete_multipart_upload(
@@ -122,11 +127,38 @@ class Requests:
         try:
             with translated_errors():
                 found = self.client.head_object(Bucket=self.bucket, Key=key, **mode)
-                return Head(found["ContentLength"], found.get("ChecksumCRC64NVME", ""))
+                return Head(
+                    found["ContentLength"],
+                    found.get("ChecksumCRC64NVME", ""),
+                    found.get("ETag", ""),
+                    found.get("ContentType", ""),
+                )
         except StoreError as error:
             if error.s3_status == NOT_FOUND:
                 return None
             raise
+
+    def copy(self, source: str, etag: str, key: str, way: Way) -> None:
+        """Copy an object of the bucket, with its type, unless it has changed or the target exists.
+
+        Args:
+            source: the key of what is copied.
+            etag: what it must be.
+            key: the key of the copy.
+            way: the headers that the store accepts.
+
+        Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+        """
+        conditions: Any = {"CopySourceIfMatch": etag, **_condition(way)} if way.condition else {}
+        checksum: Any = {"ChecksumAlgorithm": "CRC64NVME"} if way.checksum else {}
+        with translated_errors():
+            self.client.copy_object(
+                Bucket=self.bucket,
+                Key=key,
+                CopySource={"Bucket": self.bucket, "Key": source},
+                **conditions,
+                **checksum,
+            )
 
     def read(self, key: str, **span: Any) -> Iterator[bytes]:
         """Return the chunks of an object, or of a `Range` of it; the request is made at once."""
@@ -165,4 +197,4 @@ def _condition(way: Way) -> dict[str, Any]:
 
 
 def _checksum(way: Way, crc64nvme: str) -> dict[str, Any]:
-    return {"ChecksumCRC64NVME": crc64nvme} if way.checksum else {}
+    return {"ChecksumCRC64NVME": crc64nvme} if way.checksum and crc64nvme else {}

@@ -29,6 +29,15 @@ PUBLIC = {
     *("/static/<path:filename>", "/docs/assets/<path:filename>"),
 }
 UPLOADS = {"/normal_upload", "/async_upload", "/celery_upload"}
+COMPANION = (
+    ("/params", "GET"),
+    ("/multipart", "POST"),
+    ("/multipart/<id:upload_id>", "GET"),
+    ("/multipart/<id:upload_id>", "DELETE"),
+    ("/multipart/<id:upload_id>/<int:number>", "GET"),
+    ("/multipart/<id:upload_id>/complete", "POST"),
+)
+"""What Uppy asks, also below a ticket; see test_direct_owners.py for that."""
 OPENED_BY = {
     **{(rule, "POST"): "upload" for rule in UPLOADS},
     **{(rule + rest, "PUT"): "upload" for rule in UPLOADS for rest in ("", "/", "/<path:name>")},
@@ -45,6 +54,13 @@ OPENED_BY = {
     ("/files/<file_id>/report", "GET"): "read",
     ("/files/<file_id>", "PATCH"): "upload",
     ("/files/<file_id>", "DELETE"): "delete",
+    ("/direct", "POST"): "upload",
+    ("/direct/<id:upload_id>", "GET"): "upload",
+    ("/direct/<id:upload_id>", "DELETE"): "upload",
+    ("/direct/<id:upload_id>/parts/<int:number>", "GET"): "upload",
+    ("/direct/<id:upload_id>/finish", "POST"): "upload",
+    ("/direct/tickets", "POST"): "upload",
+    **{(f"/direct/s3{rest}", verb): "upload" for rest, verb in COMPANION},
     ("/tokens", "POST"): "tokens",
     ("/metrics", "GET"): "metrics",
     ("/status", "GET"): "metrics",
@@ -85,12 +101,14 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def routes(app: Flask) -> list[tuple[str, str]]:
-    """Every verb of every address."""
-    return sorted((rule.rule, verb) for rule in app.url_map.iter_rules() for verb in rule.methods or ())
+    """Every verb of every address that is no credential itself."""
+    rules = (rule for rule in app.url_map.iter_rules() if "<ticket>" not in rule.rule)
+    return sorted((rule.rule, verb) for rule in rules for verb in rule.methods or ())
 
 
 def ask(client: FlaskClient, rule: str, verb: str, file_id: str, headers: dict[str, str]) -> Any:
     address = rule.replace("<file_id>", file_id).replace("<path:filename>", "x").replace("<path:name>", "a.txt")
+    address = address.replace("<id:upload_id>", NO_SUCH_ID).replace("<int:number>", "1")
     body = {"file": (BytesIO(b"hello"), "a.txt")} if rule in UPLOADS else None
     json = JSON_BODIES.get(f"{verb} {rule}")
     more: Any = {"data": body} if json is None else {"json": json}

@@ -66,6 +66,11 @@ class Ferry:
         """Post a file as a form."""
         return self.post(f"/{mode}_upload", credential, files={"file": part}, data=data, headers=headers or {})
 
+    def key_of(self, owner: str) -> str:
+        """Make a key of another owner."""
+        with running_app(self.web.env) as app, app.app_context():
+            return keys.create_key(owner)
+
     def count(self) -> int:
         """The number of alice's newest files, up to a page."""
         return len(self.get("/files?limit=200").json()["files"])

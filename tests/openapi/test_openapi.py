@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
+import requests
 from flask import Flask
 from flask.testing import FlaskClient
 from openapi_schema_validator import OAS31Validator
@@ -23,7 +24,7 @@ from openapi_spec_validator import validate
 
 from access import auth
 from access.keys import create_key
-from openapi import components, document
+from openapi import components, direct, document
 from tests.conftest import running_app
 from tests.kit.stack import ROOT, RedisServer, S3Server, Web, Worker, wait_for
 
@@ -46,7 +47,7 @@ def settings(
     """Settings of a service that asks for keys, on each kind of database."""
     folder = tmp_path_factory.mktemp("openapi")
     keys = {"AUTH": "required", "KEY_REQUESTS_PER_MINUTE": "1000000", "SPOOL_DIR": str(folder / "spool")}
-    keys["TOKEN_SECRET"] = secrets.token_urlsafe(32)
+    keys |= {"TOKEN_SECRET": secrets.token_urlsafe(32), "DIRECT": "true"}
     uri = f"sqlite:///{folder / 'files.db'}"
     if request.param == "postgresql":
         uri = request.getfixturevalue("postgres").new_database(uuid4().hex)
@@ -96,6 +97,13 @@ def keys(service: Web) -> tuple[str, str]:
     return made_key(service), made_key(service, "--metrics")
 
 
+def ticket(service: Web, key: str) -> str:
+    """A ticket for the addresses that have it in them; without a key, what is none."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    made = requests.post(f"{service.url}/direct/tickets", headers=headers, timeout=20)
+    return made.json()["companionEndpoint"].rpartition("/")[2] if made.ok else "fm_none"
+
+
 def find_faults(service: Web, folder: Path, *options: str, keys: tuple[str, str] = ("", "")) -> list[Tried]:
     """Let schemathesis try the service by its own document; it must find nothing."""
     report = folder / "report.ndjson"
@@ -110,7 +118,12 @@ def find_faults(service: Web, folder: Path, *options: str, keys: tuple[str, str]
     if keys[0]:
         command += ["--header", f"Authorization: Bearer {keys[0]}"]
     hooks = ROOT / "tests" / "openapi" / "schemathesis_hooks.py"
-    env = {**os.environ, "METRICS_KEY": keys[1], "SCHEMATHESIS_HOOKS": str(hooks)}
+    env = {
+        **os.environ,
+        "METRICS_KEY": keys[1],
+        "TICKET": ticket(service, keys[0]),
+        "SCHEMATHESIS_HOOKS": str(hooks),
+    }
     result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return list(tried(report))
@@ -142,16 +155,18 @@ def test_schemathesis_finds_nothing_with_a_key(
 ) -> None:
     seen = find_faults(service, tmp_path, "--generation-deterministic", keys=keys)
     opened = {one.operation for one in seen if one.status < HTTPStatus.BAD_REQUEST}
-    # For these a file must have failed, there must be presets, and a table; no link leads to an upload's address.
+    # For these a file must have failed, there must be presets, a table, or bytes in S3; no link leads to an
+    # upload's address.
     uploads = {f"{verb} /uploads/{{upload_id}}" for verb in ("HEAD", "GET", "PATCH", "DELETE")}
     rare = uploads | {
         "POST /files/{file_id}/retry",
         "POST /files/{file_id}/derivatives",
         "GET /files/{file_id}/report",
+        "POST /direct/{upload_id}/finish",
     }
     assert guarded(app) - opened <= rare
     followed = {one.link.split()[4] for one in seen if one.link}
-    assert followed == set(components.LINKS)
+    assert followed == set(components.LINKS | direct.LINKS)
     assert HTTPStatus.TOO_MANY_REQUESTS not in {one.status for one in seen}
 
 
@@ -160,7 +175,9 @@ def test_schemathesis_finds_nothing_without_a_key(service: Web, tmp_path: Path, 
     seen = find_faults(service, tmp_path, *options)
     closed = [one for one in seen if one.operation in guarded(app)]
     assert {one.operation for one in closed} == guarded(app)
-    assert {one.status for one in closed} == {HTTPStatus.UNAUTHORIZED}
+    opened = {one for one in closed if one.status != HTTPStatus.UNAUTHORIZED}
+    # What is no id of a direct upload is no address.
+    assert {(one.operation.split()[1][:8], one.status) for one in opened} <= {("/direct/", HTTPStatus.NOT_FOUND)}
 
 
 def test_schemathesis_finds_nothing_where_no_key_is_needed(open_service: Web, tmp_path: Path, app: Flask) -> None:
@@ -245,6 +262,7 @@ def test_the_document_is_valid_and_complete(app: Flask) -> None:
         for rule in app.url_map.iter_rules()
         for verb in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if not auth.is_static(rule.endpoint) and (rule.rule == "/" or not rule.rule.endswith("/"))
+        if not rule.rule.startswith("/direct/s3/")  # as below a ticket
     }
     assert described == served
 

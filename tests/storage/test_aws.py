@@ -31,6 +31,7 @@ ALLOWED = sorted({action for statement in POLICY["Statement"] for action in stat
 ACTIONS = {
     "abort_multipart_upload": "s3:AbortMultipartUpload",
     "complete_multipart_upload": "s3:PutObject",
+    "copy_object": "s3:PutObject",  # and s3:GetObject of the source
     "create_bucket": "s3:CreateBucket",
     "create_multipart_upload": "s3:PutObject",
     "delete_object": "s3:DeleteObject",
@@ -73,7 +74,11 @@ def actions_by_command() -> dict[str, set[str]]:
         for function in ast.walk(ast.parse((ROOT / module).read_text())):
             if isinstance(function, ast.FunctionDef):
                 calls = re.findall(r"client\.(?:get_paginator\(['\"])?(\w+)", ast.unparse(function))
-                actions = {ACTIONS[call] for call in calls if call not in ("exceptions", "get_paginator", "meta")}
+                actions = {
+                    ACTIONS[call]
+                    for call in calls
+                    if call not in ("exceptions", "generate_presigned_post", "get_paginator", "meta")
+                }
                 needed.setdefault(OPERATORS.get(function.name, ""), set()).update(actions)
     return needed
 
