@@ -34,7 +34,7 @@ from openapi import document as openapi_document
 from ops import cli, health, scrape
 from processing import derivatives, presets
 from processing.slots import Slots
-from storage.direct.door import Door
+from storage.door import Door
 from storage.spool import Spool
 from storage.store import Store
 from web import content, converters, cors, edits, links, listing, pages, security_headers, tokens

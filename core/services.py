@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from events.hub import Hub
     from processing.presets import Presets
     from processing.slots import Slots
-    from storage.direct.door import Door
+    from storage.door import Door
     from storage.spool import Spool
     from storage.store import Store
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from config import Config
 from core.errors import StoreError
 from storage.checksum import Crc64Nvme
-from storage.direct.abilities import Abilities, probe
+from storage.s3.abilities import Abilities, probe
 from storage.s3.addresses import Signer
 from storage.s3.client import make_credentials
 from storage.s3.requests import Head, ObjectInfo, Part
