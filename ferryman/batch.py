@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Any, NamedTuple, TextIO
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TextIO
 import click
 from tqdm import tqdm
 
-from ferryman import resumable
+from ferryman import direct, resumable
 from ferryman.client import Client, ClientError, File, Problem, TimedOut, Unreachable
 
 OK, FAILED, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
@@ -32,6 +32,8 @@ class Service(NamedTuple):
     timeout: float
     resume: bool | None = None
     """Whether uploads go on where an earlier run has come to; None for large files."""
+    direct: bool = False
+    """Whether uploads go to S3 itself, where that is possible."""
 
     def client(self) -> Client:
         """Return a client of the service, for one thread."""
@@ -141,8 +143,14 @@ class Batch:
         with self._client() as client:
             if source == STDIN:
                 return client.upload(sys.stdin.buffer, mode, name, on_progress, **options)
-            send = resumable.upload if self._is_resumed(source, mode) else Client.upload
+            send = self._way(source, mode)
             return send(client, source, mode, on_progress=on_progress, **options)
+
+    def _way(self, source: str, mode: str) -> Callable[..., File]:
+        """Return what sends a file."""
+        if self._service.direct and os.path.isfile(source):
+            return direct.upload
+        return resumable.upload if self._is_resumed(source, mode) else Client.upload
 
     def _is_resumed(self, source: str, mode: str) -> bool:
         """Returns True if a file goes up so that it can go on after a break."""

@@ -103,6 +103,7 @@ def main() -> None:
     default=None,
     help="Go on where an earlier run has come to; by default with files from 16 MiB, not in normal mode.",
 )
+@click.option("--direct", is_flag=True, help="Send the bytes to S3 itself, where the service lets them.")
 @batch_options
 @click.pass_context
 def upload(
@@ -122,6 +123,8 @@ def upload(
     """Upload files; `-` is standard input."""
     if files.count(STDIN) != (name is not None):
         raise click.UsageError("Standard input, '-', needs a --name; other files keep their own.")
+    if service["direct"] and mode == "normal":
+        raise click.UsageError("Where --direct is not possible, a file goes by tus: in mode async or celery.")
     if exclude and not recursive:
         raise click.UsageError("--exclude is for the files in folders; add --recursive.")
     failures: list[tuple[str, OSError]] = []
@@ -164,7 +167,7 @@ def process_file(ctx: click.Context, /, file_id: str, presets: tuple[str, ...], 
 
 @main.command("list")
 @click.option("--status", type=STATUSES, help="Only files with this status.")
-@click.option("--mode", type=MODES, help="Only files of this mode.")
+@click.option("--mode", type=click.Choice([*MODES.choices, "direct"]), help="Only files of this mode.")
 @click.option("--name", help="Only files with this in their name.")
 @click.option("--subject", help="Only files of this user.")
 @metadata_option("Only files with this metadata, three at most.")

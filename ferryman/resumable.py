@@ -124,7 +124,7 @@ class _Upload:
         """Ask how far it is, and send the rest. Returns the upload's address."""
         path = self._known() or self._begin()
         while self._offset < self._size:
-            rest = _Rest(self._stream, self._offset, self._size, self._version, on_progress)
+            rest = Rest(self._stream, self._offset, self._size, self._version, on_progress)
             headers = {**VERSION, "Content-Type": BODY, "Upload-Offset": str(self._offset)}
             try:
                 answer = self._client.once("PATCH", path, data=rest, headers=headers)
@@ -167,8 +167,16 @@ class _Upload:
         return path
 
 
-class _Rest:
-    """The rest of a file, as the body of a request."""
+class Rest:
+    """A file from an offset on, or a part of it, as the body of a request.
+
+    Args:
+        stream: the open file.
+        offset: where it begins, in bytes.
+        size: where it ends.
+        version: of the file, which must not change.
+        on_progress: told where it is.
+    """
 
     def __init__(
         self, stream: IO[bytes], offset: int, size: int, version: tuple[int, int] | None, on_progress: Progress

@@ -115,7 +115,7 @@ def page(browser: Browser, origin: str) -> Iterator[Page]:
 
 
 def endpoint(ferry: Ferry, credential: str | None = None) -> str:
-    return ferry.web.url + ferry.post("/direct/tickets", credential).json()["companionEndpoint"]
+    return f"{ferry.web.url}{ferry.post('/direct/tickets', credential).json()['companionEndpoint']}"
 
 
 def send(page: Page, address: str, size: int, in_parts: bool, name: str = NAME) -> None:
