@@ -256,6 +256,15 @@ class Config:
         return self.DIRECT and not self.CLAMD_ADDRESS
 
     @property
+    def bucket_origins(self) -> tuple[str, ...]:
+        """The origins whose pages send bytes to the bucket; all, where they do and nobody says which they are."""
+        if not self.DIRECT:
+            return self.CORS_ORIGINS
+        url = parse_url(self.PUBLIC_URL)
+        own = [f"{url.scheme}://{url.netloc}"] if url.host else []
+        return tuple(dict.fromkeys([*self.CORS_ORIGINS, *own])) or ("*",)
+
+    @property
     def takes_team_tokens(self) -> bool:
         """True if a team's own JWTs are credentials here."""
         return bool(self.JWT_JWKS_URL or self.JWT_PUBLIC_KEY or self.JWT_SECRET)

@@ -59,7 +59,7 @@ def create_bucket(public_read: bool, cors: bool, wait: float) -> None:
         try:
             bucket.make(ferry.store, ferry.config.AWS_REGION, public_read)
             if cors:
-                bucket.set_cors(ferry.store, ferry.config.CORS_ORIGINS)
+                bucket.set_cors(ferry.store, ferry.config.bucket_origins)
             return
         except StoreError:
             if time.monotonic() >= deadline:
@@ -79,9 +79,9 @@ def set_lifecycle(days: int) -> None:
 @click.command("set-cors", cls=PlainCommand)
 @with_appcontext
 def set_cors() -> None:
-    """Let pages read links to the bucket, and those of CORS_ORIGINS send bytes there."""
+    """Let pages read links to the bucket, and those of CORS_ORIGINS and PUBLIC_URL send bytes there."""
     ferry = services()
-    bucket.set_cors(ferry.store, ferry.config.CORS_ORIGINS)
+    bucket.set_cors(ferry.store, ferry.config.bucket_origins)
 
 
 @click.command("s3-doctor", cls=PlainCommand)

@@ -16,6 +16,7 @@ from storage.s3.errors import translated_errors
 from storage.store import Store
 
 CORS_RULES = ("ferryman-links", "ferryman-uploads")
+READING = ["GET", "HEAD"]
 NO_CORS = "This store has no CORS rules."
 LIFECYCLE_RULE = "ferryman-abandoned-multiparts"
 CORS_EXPOSED = ["ETag", "Content-Range", "Accept-Ranges", "Content-Disposition"]
@@ -203,9 +204,11 @@ def set_cors(store: Store, origins: Sequence[str]) -> None:
     """
     links, uploads = CORS_RULES
     same: dict[str, Any] = {"AllowedHeaders": ["*"], "ExposeHeaders": CORS_EXPOSED, "MaxAgeSeconds": 3600}
-    rules = [{"ID": links, "AllowedOrigins": ["*"], "AllowedMethods": ["GET", "HEAD"], **same}]
+    rules = [{"ID": links, "AllowedOrigins": ["*"], "AllowedMethods": READING, **same}]
     if origins:
-        rules.append({"ID": uploads, "AllowedOrigins": list(origins), "AllowedMethods": ["PUT", "POST"], **same})
+        # SeaweedFS goes by the first rule with a page's origin, whatever its methods are.
+        methods = [*READING, "PUT", "POST"]
+        rules.insert(0, {"ID": uploads, "AllowedOrigins": list(origins), "AllowedMethods": methods, **same})
     try:
         others = [rule for rule in cors_rules(store) if rule.get("ID") not in CORS_RULES]
         with translated_errors(), _content_md5(store, "PutBucketCors"):

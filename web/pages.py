@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
 
 from access import auth
+from core.errors import StoreError
 from core.services import services
 from models import Mode
 
@@ -14,7 +16,7 @@ bp = Blueprint("pages", __name__)
 
 # No inline style and no inline script: a file name that became markup could do nothing.
 POLICY = (
-    "default-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
+    "default-src 'self'; connect-src 'self'{bucket}; img-src 'self' data: blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 
@@ -42,6 +44,7 @@ MODES = {
         promise="A worker over Redis. You have your answer at once.",
     ),
 }
+DIRECT = "Straight to S3 from here. You have your answer when it is verified."
 
 
 @bp.get("/")
@@ -52,7 +55,7 @@ def index() -> Response:
     get: {operationId: getIndex, tags: [Service], responses: {200: Index}}
     """
     if wants_page():
-        return page(Mode.ASYNC)
+        return page(Mode.ASYNC, prefers_direct=True)
     return varied(
         jsonify(
             name="Ferryman",
@@ -77,13 +80,30 @@ def wants_page() -> bool:
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
-def page(mode: Mode) -> Response:
-    """Return the page with a mode chosen."""
-    presets = services().presets.by_name.values()
-    response = varied(make_response(render_template("index.html", modes=MODES, chosen=mode, presets=presets)))
-    response.headers["Content-Security-Policy"] = POLICY
+def page(mode: Mode, prefers_direct: bool = False) -> Response:
+    """Return the page with a mode chosen.
+
+    Args:
+        mode: which; a browser without scripts can do no other.
+        prefers_direct: whether the bytes go to S3 itself where that is on.
+    """
+    presets, bucket = services().presets.by_name.values(), _bucket_origin()
+    texts = {**{name: text.promise for name, text in MODES.items()}, **({Mode.DIRECT: DIRECT} if bucket else {})}
+    checked = Mode.DIRECT if bucket and prefers_direct else mode
+    shown = render_template("index.html", modes=texts, chosen=mode, checked=checked, presets=presets)
+    response = varied(make_response(shown))
+    response.headers["Content-Security-Policy"] = POLICY.format(bucket=bucket)
     response.headers["Cache-Control"] = "no-cache"
     return response
+
+
+def _bucket_origin() -> str:
+    """Return the origin to which the page may send bytes, with a blank before it; empty if there is none."""
+    if not services().config.takes_direct:
+        return ""
+    with suppress(StoreError):
+        return f" {services().door.signer.origin}"
+    return ""
 
 
 def varied(response: Response) -> Response:

@@ -122,6 +122,12 @@ class Signer:
             )
         return Form(form["url"], form["fields"])
 
+    @property
+    def origin(self) -> str:
+        """The scheme and host of all addresses."""
+        url = urlsplit(self._place[0])
+        return f"{url.scheme}://{url.netloc}"
+
     def _sign(self, key: str, parameters: Mapping[str, str], headers: Mapping[str, str]) -> str:
         if self._credentials is None:
             raise StoreRefused("There are no S3 credentials.")
@@ -134,7 +140,8 @@ class Signer:
     @cached_property
     def _place(self) -> tuple[str, str, str]:
         """The start of all addresses in the bucket, and the service and region that they are signed for."""
-        link = self._client.generate_presigned_url("get_object", {"Bucket": self._bucket, "Key": "k"})
+        with translated_errors():
+            link = self._client.generate_presigned_url("get_object", {"Bucket": self._bucket, "Key": "k"})
         url = urlsplit(link)
         _, _, region, service, _ = parse_qs(url.query)["X-Amz-Credential"][0].rsplit("/", 4)
         return f"{url.scheme}://{url.netloc}{url.path.removesuffix('k')}", service, region

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import json
+import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from access.keys import DIRECT, ApiKey
 from core.database import transaction, utcnow
 from tests.conftest import running_app
 from tests.kit.browser import CHROMIUM, MISSING
+from tests.kit.bucket import set_cors
 from tests.kit.direct import Direct, crc64nvme
 from tests.kit.ports import free_port
 from tests.kit.stack import ROOT, RedisServer, S3Server, wait_for
@@ -67,6 +71,7 @@ def ferry(
     settings = {"DIRECT": "true", "CORS_ORIGINS": origin, "S3_KEY_PREFIX": "uppy/"}
     folder = tmp_path_factory.mktemp("uppy")
     with running_ferry(folder, {**s3.settings, **redis_server.settings, **settings}, workers=2) as ferry:
+        set_cors(ferry.web.env)
         yield ferry
 
 
@@ -249,3 +254,14 @@ def test_plain_fetch_from_another_origin(page: Page, ferry: Ferry) -> None:
     assert found[:3] == [200, 412, 201]
     assert found[3] == f"/files/{found[4]['id']}"
     assert (found[4]["upload_status"], found[4]["size"], found[4]["subject"]) == ("COMPLETE", 5, "42")
+
+
+def test_the_commands_of_the_document(ferry: Ferry, tmp_path: Path) -> None:
+    [script] = re.findall(r"```sh no-test[^\n]*\n(.*?)```", (ROOT / "docs" / "direct.md").read_text(), re.DOTALL)
+    (tmp_path / "report.pdf").write_bytes(b"%PDF-1.7\nhello")
+    bearer = f"-H 'Authorization: Bearer {ferry.key}'"
+    script = script.replace('"http://localhost:5000', f'{bearer} "{ferry.web.url}')
+    script = script.replace(" http://localhost:5000", f" {bearer} {ferry.web.url}")
+    run = ["bash", "-euc", script]
+    answer = subprocess.run(run, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(answer.stdout)["upload_status"] == "COMPLETE"

@@ -56,9 +56,9 @@ export const edit = (id, change) => write("PATCH", `/files/${id}`, change);
 export const link = (id, wanted) => write("POST", `/files/${id}/links`, wanted);
 export const contentPath = (id) => `/files/${id}/content`;
 
-async function write(method, path, body) {
-  const headers = { "Content-Type": "application/json" };
-  return (await request(path, { method, headers, body: JSON.stringify(body) })).json();
+export async function write(method, path, body, { headers = {}, signal } = {}) {
+  const sent = { "Content-Type": "application/json", ...headers };
+  return (await request(path, { method, headers: sent, body: JSON.stringify(body), signal })).json();
 }
 
 // Post a file as a form.
@@ -74,7 +74,10 @@ export async function upload(mode, file, process, idempotencyKey, options) {
 
 // Send a body, and tell how much of it is sent, as fetch() does not.
 export const transfer = (method, path, headers, body, options) =>
-  withKey((bearer) => sendByXhr(method, path, { ...headers, ...bearer }, body(), options));
+  withKey(async (bearer) => answerOf(await sendByXhr(method, path, { ...headers, ...bearer }, body(), options)));
+
+// PUT bytes elsewhere than to the service, which gets no key. Returns the status.
+export const put = async (url, headers, body, options) => (await sendByXhr("PUT", url, headers, body, options)).status;
 
 function sendByXhr(method, path, headers, body, { onProgress, signal }) {
   return new Promise((resolve, reject) => {
@@ -82,7 +85,7 @@ function sendByXhr(method, path, headers, body, { onProgress, signal }) {
     xhr.open(method, path);
     for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);
     xhr.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
-    xhr.onload = () => resolve(answerOf(xhr));
+    xhr.onload = () => resolve(xhr);
     xhr.onerror = () => reject(new Problem(0, "The connection was closed before the request was complete."));
     xhr.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     signal.addEventListener("abort", () => xhr.abort());

@@ -6,7 +6,7 @@ import { filesOf } from "./folders.js";
 import { askAgain } from "./key.js";
 import * as presets from "./presets.js";
 import * as recent from "./recent.js";
-import * as tus from "./tus.js";
+import * as memory from "./memory.js";
 import * as uploads from "./uploads.js";
 import { isFinal } from "./words.js";
 
@@ -109,7 +109,7 @@ function listen(isLive) {
   if (isLive) recent.load(); // what happened before the stream began
 }
 
-const [first, ...others] = tus.unfinished();
+const [first, ...others] = memory.unfinished();
 if (first) {
   const more = others.length ? ` and ${others.length} more` : "";
   dropNote.textContent = `${first}${more} can go on where an earlier visit stopped: choose the file again.`;

@@ -1,19 +1,15 @@
 // Resumable uploads (tus 1.0.0): a file goes on where it was, after a lost network, a reload, or a restart of the service.
 
 import * as api from "./api.js";
+import * as memory from "./memory.js";
 
 export const LEAST_BYTES = 16 * 1024 * 1024; // a smaller file is soon sent again
-const STORE = "ferryman.uploads";
-const KEPT_MS = 24 * 3600 * 1000; // as long as the service keeps an upload
 const VERSION = { "Tus-Resumable": "1.0.0" };
 const BODY = "application/offset+octet-stream";
 
-// A browser does not tell a file's path, so this is how a chosen file is known again.
-const nameOf = (mode, file, process) => [mode, process, file.name, file.size, file.lastModified].join("\n");
-
 // Upload a file from where it is. The answer is its File.
 export async function upload(mode, file, process, idempotencyKey, { onProgress, signal }) {
-  const name = nameOf(mode, file, process);
+  const name = memory.nameOf(mode, file, process);
   let { path, offset } = (await known(name, signal)) ?? (await begin(name, mode, file, process, idempotencyKey, signal));
   while (offset < file.size) {
     const from = offset;
@@ -22,30 +18,27 @@ export async function upload(mode, file, process, idempotencyKey, { onProgress, 
     const answer = await api.transfer("PATCH", path, headers, () => file.slice(from), { onProgress: progress, signal });
     offset = Number(answer.headers.get("Upload-Offset"));
   }
-  forget(name);
+  memory.forget(name);
   return api.read(`/files/${path.split("/").pop()}`);
 }
 
 // End an upload in progress.
 export async function end(mode, file, process) {
-  const name = nameOf(mode, file, process);
-  const path = remembered()[name]?.path;
-  forget(name);
+  const name = memory.nameOf(mode, file, process);
+  const path = memory.known(name);
+  memory.forget(name);
   if (path) await api.request(path, { method: "DELETE", headers: VERSION });
 }
 
-// The names of files of which an earlier visit has sent a part.
-export const unfinished = () => Object.keys(remembered()).map((name) => name.split("\n")[2]);
-
 async function known(name, signal) {
-  const path = remembered()[name]?.path;
+  const path = memory.known(name);
   if (!path) return null;
   try {
     const answer = await api.request(path, { method: "HEAD", headers: VERSION, signal });
     return { path, offset: Number(answer.headers.get("Upload-Offset")) };
   } catch (error) {
     if (![404, 410].includes(error.status)) throw error;
-    forget(name);
+    memory.forget(name);
     return null;
   }
 }
@@ -63,30 +56,8 @@ async function begin(name, mode, file, process, idempotencyKey, signal) {
   };
   const answer = await api.request(`/uploads?mode=${mode}`, { method: "POST", headers, signal });
   const path = new URL(answer.headers.get("Location"), location.href).pathname;
-  keep({ ...remembered(), [name]: { path, at: Date.now() } });
+  memory.remember(name, path);
   return { path, offset: 0 };
 }
 
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
-
-function remembered() {
-  try {
-    const all = Object.entries(JSON.parse(localStorage.getItem(STORE)) ?? {});
-    return Object.fromEntries(all.filter(([, { at }]) => Date.now() - at < KEPT_MS));
-  } catch {
-    return {}; // a browser may forbid it
-  }
-}
-
-function keep(all) {
-  try {
-    localStorage.setItem(STORE, JSON.stringify(all));
-  } catch {
-    // Then it goes on as long as the page is there.
-  }
-}
-
-function forget(name) {
-  const { [name]: _, ...others } = remembered();
-  keep(others);
-}

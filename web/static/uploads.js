@@ -2,6 +2,7 @@
 
 import * as actions from "./actions.js";
 import * as api from "./api.js";
+import * as direct from "./direct.js";
 import { tell } from "./news.js";
 import * as times from "./times.js";
 import * as tus from "./tus.js";
@@ -21,16 +22,28 @@ const uploads = new Set();
 class Upload {
   constructor(file, { mode, process }, onRecord) {
     Object.assign(this, { file, mode, process, onRecord, record: null, answerMs: null, totalMs: null });
-    this.isResumable = mode !== "normal" && file.size >= tus.LEAST_BYTES;
     this.card = template.content.firstElementChild.cloneNode(true);
     this.find(".name").textContent = file.name;
-    this.find(".facts").textContent = `${bytes(file.size)} · ${mode}`;
+    this.showMode();
     for (const [action, label] of Object.entries(LABELS)) {
       const button = this.find(`[data-action=${action}]`);
       button.ariaLabel = `${label} ${file.name}`;
       if (action !== "download") button.addEventListener("click", () => this[action]());
     }
     this.renew();
+  }
+
+  showMode() {
+    this.find(".facts").textContent = `${bytes(this.file.size)} · ${this.mode}`;
+  }
+
+  get isResumable() {
+    return this.mode !== "normal" && this.file.size >= tus.LEAST_BYTES;
+  }
+
+  // What sends the bytes, and ends an upload in progress.
+  get way() {
+    return this.mode === "direct" ? direct : this.isResumable ? tus : api;
   }
 
   // Be as if it had never been sent: a new request, which makes a new File.
@@ -73,8 +86,7 @@ class Upload {
     this.sending(0);
     try {
       const options = { onProgress: (done) => this.sending(done), signal: this.aborter.signal };
-      const upload = this.isResumable ? tus.upload : api.upload;
-      const record = await upload(this.mode, this.file, this.process, this.idempotencyKey, options);
+      const record = await this.way.upload(this.mode, this.file, this.process, this.idempotencyKey, options);
       this.answerMs = performance.now() - started;
       this.accept(record);
     } catch (error) {
@@ -86,18 +98,30 @@ class Upload {
     this.done = done;
     if (done < 1) this.show("sending", "Sending", `${bytes(done * this.file.size)} of ${bytes(this.file.size)}`, done);
     else if (this.mode === "normal") this.show("sending", "Delivering", "All sent. The answer comes when it is in S3.", null);
+    else if (this.mode === "direct") this.show("sending", "Checking", "All sent. The answer comes when it is verified.", null);
     else this.show("sending", "Sending", "All sent, waiting for the answer.", null);
   }
 
   async refused(error) {
     if (error.name === "AbortError") return;
     if (error.fileId) return this.follow(error.fileId);
+    if (error instanceof direct.BucketProblem) return this.goThrough(error.message);
     const isCut = this.isResumable && [0, 423].includes(error.status); // it goes on where it was
     const busy = isCut || [429, 503].includes(error.status) || (error.status === 409 && !error.fileId);
     this.tries += 1;
     if (!busy || this.tries >= TRIES) return this.fail(error.message);
     await this.holdOff(error.message, Math.min(error.retryAfterMs || 1000 * this.tries, LONGEST_PAUSE_MS));
     if (!this.aborter.signal.aborted) return this.send();
+  }
+
+  // The bucket is out of reach, so the file goes through the service.
+  goThrough(reason) {
+    direct.end(this.mode, this.file, this.process).catch(() => {}); // it ends by itself
+    this.mode = "async";
+    this.showMode();
+    tell(`${reason} ${this.file.name} goes through the service.`);
+    this.renew();
+    return this.send();
   }
 
   async holdOff(reason, ms) {
@@ -160,7 +184,7 @@ class Upload {
 
   howLong() {
     if (this.totalMs === null) return "";
-    if (this.mode === "normal") return `In S3, and answered, in ${duration(this.answerMs)}.`;
+    if (["normal", "direct"].includes(this.mode)) return `In S3, and answered, in ${duration(this.answerMs)}.`;
     return `Answered in ${duration(this.answerMs)}, in S3 in ${duration(this.totalMs)}.`;
   }
 
@@ -168,7 +192,7 @@ class Upload {
   noteTimes() {
     const { completed_at: completed, created_at: created } = this.record;
     if (this.answerMs === null || this.totalMs !== null || !completed) return;
-    const after = this.mode === "normal" ? 0 : new Date(completed) - new Date(created);
+    const after = ["normal", "direct"].includes(this.mode) ? 0 : new Date(completed) - new Date(created);
     this.totalMs = this.answerMs + Math.max(after, 0);
     times.note(this.mode, this.answerMs, this.totalMs);
   }
@@ -196,7 +220,7 @@ class Upload {
 
   cancel() {
     this.aborter?.abort();
-    if (this.isResumable) tus.end(this.mode, this.file, this.process).catch(() => {}); // it ends by itself in a day
+    if (this.isResumable) this.way.end(this.mode, this.file, this.process).catch(() => {}); // it ends by itself in a day
     (this.card.nextElementSibling ?? this.card.previousElementSibling ?? title).focus();
     this.forget();
     fill();
