@@ -101,6 +101,10 @@ def s3_doctor() -> None:
         raise click.ClickException(advice)
     for probe in doctor.conveniences(store, config.S3_KEY_PREFIX):
         _show(probe)
+    if config.takes_direct:
+        click.echo("Direct uploads")
+        for probe in doctor.direct(services().door, config.bucket_origins):
+            _show(probe)
     given_up = [probe.reason for probe in probes if not probe.passed]
     left_out = [f"{header} is left out" for header in store.features.left_out()]
     click.echo("; ".join(dict.fromkeys([f"Safe: S3_CHECKSUM_MODE={running}", *given_up, *left_out])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,10 @@ from config import MIB, Config
 from core.errors import StoreError, StoreRefused
 from storage import bucket
 from storage.checksum import Crc64Nvme
-from storage.s3.features import Features
+from storage.door import Door
+from storage.s3.abilities import QUESTIONS
+from storage.s3.addresses import Announced
+from storage.s3.features import Features, Way
 from storage.s3.requests import ObjectInfo
 from storage.section import Section
 from storage.store import Store
@@ -92,6 +95,36 @@ def conveniences(store: Store, prefix: str) -> Iterator[Probe]:
         }
         for question, attempt in tries.items():
             yield _probe(question, attempt, is_needed=False)
+
+
+def direct(door: Door, origins: Sequence[str]) -> Iterator[Probe]:
+    """Test what the store enforces of signed addresses; a failure costs a way of direct uploads, or some time.
+
+    Args:
+        door: the bucket, as clients send to it.
+        origins: those whose pages send to it.
+
+    Raises:
+        StoreError: S3 does not answer.
+    """
+    losses = door.abilities().losses
+    for question, _ in QUESTIONS:
+        yield Probe(question, question not in losses, losses.get(question, ""), is_needed=False)
+    origin = "https://example.com" if "*" in origins else next(iter(origins))
+    yield _probe("lets pages send to it (flask set-cors)", lambda: _let_send(door, origin), is_needed=False)
+
+
+def _let_send(door: Door, origin: str) -> None:
+    address = door.signer.put(Announced(f"s3-doctor-{secrets.token_hex(8)}", CONTENT_TYPE, 1), Way())
+    asked = ", ".join(name.lower() for name in address.headers)
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": asked,
+    }
+    answer = requests.options(address.url, headers=headers, timeout=20)
+    allowed = answer.headers.get("access-control-allow-methods", "")
+    _require("PUT" in allowed, f"Pages of {origin} use tus instead.")
 
 
 def in_mode(config: Config, mode: str) -> Store:

@@ -43,21 +43,31 @@ class Abilities(NamedTuple):
     form: bool = False
     """A form takes only the signed key, type and length."""
 
+    @property
+    def losses(self) -> dict[str, str]:
+        """What is given up, by the questions that the store fails."""
+        return {question: loss for (question, loss), able in zip(QUESTIONS, self, strict=True) if not able}
+
     def summary(self) -> str:
         """Return the abilities in one line, for the operator."""
-        said = [f"{name}: {'yes' if found else 'no'}" for name, found in zip(QUESTIONS, self, strict=True)]
-        return "; ".join(said)
+        return (
+            "; ".join(f"not: {question} ({loss})" for question, loss in self.losses.items()) or "all is enforced"
+        )
 
 
 QUESTIONS = (
-    "an address takes only the signed length and type",
-    "an address with If-None-Match overwrites nothing",
-    "parts can be sent to addresses",
-    "the checksum of such parts is told",
-    "objects can be copied",
-    "conditions of a copy are honored",
-    "a form takes only the signed key, type and length",
+    (
+        "an address takes only the signed length and type",
+        "files go in parts instead, and an empty one cannot be sent directly",
+    ),
+    ("an address with If-None-Match overwrites nothing", "what comes to it is copied to another key"),
+    ("parts can be sent to addresses", "no larger files can be sent directly"),
+    ("the checksum of such parts is told", "what comes in parts is read back"),
+    ("objects can be copied", "forms cannot be used, nor addresses that overwrite"),
+    ("conditions of a copy are honored", "it is copied without them"),
+    ("a form takes only the signed key, type and length", "Uppy needs shouldUseMultipart: true"),
 )
+"""Of each ability in turn: the question, and what is given up without it."""
 
 
 def probe(s3: Requests, signer: Signer, prefix: str, features: Features) -> Abilities:
