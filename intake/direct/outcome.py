@@ -50,7 +50,6 @@ log = logging.getLogger(__name__)
 
 REFUSED = (NotAsAnnounced, UploadGone)
 """What no repetition would mend."""
-RENEW_SECONDS = rows.LEASE.total_seconds() / 3
 NEVER_CAME = "The bytes never came to S3."
 
 
@@ -318,7 +317,7 @@ def _finish(held: DirectRow) -> None:
 
 def _keeping(held: DirectRow, run_id: str | None = None) -> Callable[[int], None]:
     """Return what keeps the upload, and the File's lease, while its object is read."""
-    every = Every(RENEW_SECONDS)
+    every = Every(services().config.LEASE_SECONDS / 3)
 
     def keep(_: int) -> None:
         if every.due():

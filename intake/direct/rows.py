@@ -28,12 +28,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.database import UtcDateTime, db, new_id, transaction, utcnow
 from core.errors import UploadGone, UploadLocked
+from core.services import services
 from intake.uploads.rows import KEPT, UNFINISHED
 
 PUT, FORM, PARTS = "put", "form", "parts"
 """How the bytes come: by one PUT, by a form, or in parts."""
-LEASE = timedelta(seconds=60)
-"""How long whoever verifies an upload may stay silent."""
 PATIENCE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 2, 60
@@ -132,7 +131,7 @@ def _claim(upload_id: str, patience_seconds: float, values: dict[str, Any]) -> D
         now = utcnow()
         is_free = or_(DirectUpload.claim.is_(None), DirectUpload.look_at <= now)
         free = update(_TABLE).where(DirectUpload.id == upload_id, UNFINISHED, is_free)
-        mine = free.values(claim=run, look_at=now + LEASE, **values).returning(_TABLE)
+        mine = free.values(claim=run, look_at=now + _lease(), **values).returning(_TABLE)
         with transaction() as connection:
             found = connection.execute(mine).first()
         if found:
@@ -145,6 +144,11 @@ def _claim(upload_id: str, patience_seconds: float, values: dict[str, Any]) -> D
         time.sleep(LOOK_SECONDS)
 
 
+def _lease() -> timedelta:
+    """Return how long whoever verifies an upload may stay silent."""
+    return timedelta(seconds=services().config.LEASE_SECONDS)
+
+
 def renew(row: DirectRow) -> None:
     """Keep an upload that is held.
 
@@ -152,7 +156,7 @@ def renew(row: DirectRow) -> None:
         UploadGone: another has taken it, or it was ended.
     """
     with transaction() as connection:
-        _change(connection, row, look_at=utcnow() + LEASE)
+        _change(connection, row, look_at=utcnow() + _lease())
 
 
 def release(row: DirectRow) -> None:

@@ -14,7 +14,8 @@ import requests
 from config import Config
 from storage.store import Store
 from tests.kit.bucket import keys_of
-from tests.kit.stack import BUCKET, RedisServer, Service, Web, Worker
+from tests.kit.direct import Direct, crc64nvme, post, put
+from tests.kit.stack import BUCKET, RedisServer, Service, Web, Worker, wait_for
 from tests.kit.stores import STORES
 
 MODES = ["normal", "async", "celery"]
@@ -49,6 +50,7 @@ def place(
             "CELERY_BROKER_URL": f"redis://127.0.0.1:{redis_server.port}/{1 + list(STORES).index(request.param)}",
             "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'files.db'}",
             "SPOOL_DIR": str(folder / "spool"),
+            "DIRECT": "true",
         }
         web, worker = Web(folder, env), Worker(folder, env)
         _start(running, web)
@@ -95,3 +97,47 @@ def test_a_file_comes_and_goes(place: Place, mode: str, size: str) -> None:
 
 def test_many_parts_come_and_go(place: Place) -> None:
     come_and_go(place, "async", CONTENT)
+
+
+# What each store makes of direct uploads: by one PUT, or in parts where a PUT's headers are not enforced.
+ONE_PUT = {"seaweedfs": "final", "nanio": "copied", "rclone": "copied", "juicefs": "copied", "moto": "parts"}
+FORMS = {"seaweedfs", "juicefs"}
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_file_goes_straight_to_the_store(place: Place, in_parts: bool) -> None:
+    direct, content = Direct(place.web.url), CONTENT[:17_000_000]
+    begun = direct.begin("a file.bin", len(content), multipart=in_parts, crc64nvme=crc64nvme(content))
+    if "put" in begun:
+        assert ("incoming/" in begun["put"]["url"]) == (ONE_PUT[place.store] == "copied")
+        assert put(begun["put"], content).ok
+    else:
+        assert in_parts or ONE_PUT[place.store] == "parts"
+        direct.send_parts(begun, content)
+    file = direct.finish(begun["id"])
+    assert (file.status_code, file.json()["upload_status"]) == (201, "COMPLETE"), file.text
+    assert digest(direct.content(begun["id"])) == digest(content)
+    assert place.keys() == [file.json()["key"]]
+    assert direct.ask("DELETE", f"/files/{begun['id']}").status_code == 204
+    assert place.keys() == []
+
+
+def test_other_bytes_never_become_a_file(place: Place) -> None:
+    direct = Direct(place.web.url)
+    begun = direct.begin("a.bin", 5, multipart=True, crc64nvme=crc64nvme(b"hello"))
+    put(direct.address(begun["id"], 1).json(), b"other")
+    assert direct.finish(begun["id"]).status_code == 422
+    assert place.keys() == []
+
+
+def test_a_form_goes_straight_to_the_store(place: Place) -> None:
+    direct = Direct(place.web.url)
+    form = direct.ask("GET", "/direct/s3/params?filename=a.bin&type=")
+    if place.store not in FORMS:
+        assert (form.status_code, "does not enforce" in form.json()["detail"]) == (501, True)
+        return
+    assert post(form.json(), b"hello").status_code == 201
+    upload_id = form.json()["fields"]["key"].rpartition("/")[2]
+    wait_for(lambda: direct.ask("GET", f"/files/{upload_id}").ok, 20, "file")
+    assert direct.content(upload_id) == b"hello"
+    assert direct.ask("DELETE", f"/files/{upload_id}").status_code == 204
