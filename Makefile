@@ -8,7 +8,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run avatars test faults fuzz soak scale load bench bench-quick bench-doors bench-processing pictures dist check format clean openapi release-api
+.PHONY: help run avatars test faults fuzz soak scale load bench bench-quick bench-doors bench-direct bench-processing pictures dist check format clean openapi release-api
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ bench-quick: .venv/bench ## The same with few samples, in under 2 minutes
 
 bench-doors: .venv/bench ## Measure raw and resumable uploads beside @tus/server
 	@$(BIN)/python -m bench.doors
+
+bench-direct: .venv/bench ## Measure direct uploads beside those through the service
+	@$(BIN)/python -m bench.direct
 
 bench-processing: .venv/bench ## Measure what images and tables cost, beside other libraries
 	@$(BIN)/python -m bench.processing

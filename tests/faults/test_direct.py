@@ -99,7 +99,7 @@ MOMENTS: dict[str, Callable[[Kit, Strike], None]] = {
     "before the file's row": before_row,
     "after the file's row": lambda kit, strike: arm_at_commit(kit, strike, is_insert),
 }
-STEPS = [(moment, True) for moment in MOMENTS] + [(moment, False) for moment in MOMENTS if "completed" not in moment]
+STEPS = [
     (moment, in_parts) for moment in MOMENTS for in_parts in (True, False) if in_parts or "completed" not in moment
 ]
 
