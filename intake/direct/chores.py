@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from core.background import for_each
+from core.errors import StoreError
 from core.services import services
 from intake.direct import rows
 from intake.direct.outcome import look, remove
@@ -15,6 +17,9 @@ TURN_SECONDS = 10.0
 
 def look_at_due() -> bool:
     """Look at the uploads that are due. Returns True if more may be waiting."""
+    if services().config.takes_direct:
+        with suppress(StoreError):  # the first client need not wait for the probe
+            services().door.abilities()
     found = rows.due(AT_ONCE)
     for_each(look, found)
     return len(found) == AT_ONCE

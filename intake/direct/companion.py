@@ -128,7 +128,6 @@ def sign_part(ticket: str | None, upload_id: str, number: int) -> Response:
 
 @_routes("/multipart/<id:upload_id>", "GET")
 @auth.needs(Grant.UPLOAD)
-@auth.uncounted
 def list_parts(ticket: str | None, upload_id: str) -> Response:
     """Return the parts that S3 has.
     ---

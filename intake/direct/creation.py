@@ -77,7 +77,7 @@ def begin(wanted: Wanted, key: str | None) -> DirectRow:
 
     Raises:
         NotConfigured: the store cannot be used so.
-        Busy: S3 does not answer.
+        StoreError: S3 does not answer, or refuses.
         UploadError: the upload is not accepted.
     """
     principal, config = auth.principal(), services().config

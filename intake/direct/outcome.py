@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from access import quota
 from core.database import new_id, transaction, utcnow
 from core.errors import (
+    Conflict,
     NotAsAnnounced,
     NothingThere,
     StoreError,
@@ -118,9 +119,7 @@ def finish(row: DirectRow, named: Sequence[tuple[int, str]] | None = None) -> Fi
         UploadLocked: another request verifies it.
         StoreError: S3 refuses, or does not answer and nobody knows how many bytes there are.
     """
-    if row.finished_at:
-        return own_file(row.id)
-    if row.promised:
+    if row.finished_at or row.promised:
         return own_file(row.id)
     parts: dict[str, Any] = {} if named is None else {"parts": json.dumps(named)}
     try:
@@ -244,9 +243,9 @@ def _look(held: DirectRow) -> None:
     except REFUSED as error:
         log.info("the direct upload %s has ended: %s", held.id, error.detail)
         refuse(held)
-    except NothingThere:
+    except Conflict as error:  # not all is there, or it cannot be completed as it is
         if held.expires_at <= utcnow():
-            log.info("the direct upload %s has expired", held.id)
+            log.info("the direct upload %s has expired: %s", held.id, error.detail)
             refuse(held)
         else:
             rows.release(held)

@@ -61,7 +61,6 @@ def create() -> Response:
 
 @bp.get("/direct/<id:upload_id>")
 @auth.needs(Grant.UPLOAD)
-@auth.uncounted
 def show(upload_id: str) -> Response:
     """Show a direct upload in progress, with the parts that S3 has.
     ---
