@@ -231,6 +231,24 @@ def reserve(
         reservation.release()
 
 
+def bytes_left(principal: Principal, config: Config) -> int | None:
+    """Return how many more bytes a principal may upload today; None if no quota counts them."""
+    quotas = quotas_of(principal, config)
+    if not any(quota.bytes_per_day for quota in quotas):
+        return None
+    try:
+        return _bytes_left(quotas)
+    except IntegrityError:  # another request has just opened the same account
+        return _bytes_left(quotas)
+
+
+def _bytes_left(quotas: list[Quota]) -> int:
+    with transaction() as connection:
+        usages = _usages(connection, quotas)
+    counted = [(quota, usage) for quota, usage in zip(quotas, usages, strict=True) if quota.bytes_per_day]
+    return max(0, min(quota.bytes_per_day - usage.bytes_today - usage.reserved_bytes for quota, usage in counted))
+
+
 def forget(connection: Connection, reservation_ids: Sequence[str]) -> None:
     """Give reservations back, in the transaction of the caller."""
     connection.execute(delete(ReservationRow).where(ReservationRow.id.in_(reservation_ids)))

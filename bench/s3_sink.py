@@ -1,7 +1,7 @@
 """A fast S3 end: enough of S3 for boto3 and the JavaScript SDK, dropping the bytes as they come.
 
-It keeps of an object what a HEAD tells, and the bytes of small ones. It verifies neither signatures nor checksums:
-it gives back the checksum it was given, in the answer to the PUT too, as S3 does.
+It keeps of an object what a HEAD tells, and the bytes of small ones. It verifies no signatures but those of signed
+addresses, and no checksums: it gives back the checksum it was given, in the answer to the PUT too, as S3 does.
 GET /-/landed tells how many objects have landed.
 
 python -m bench.s3_sink PORT [CERTIFICATE_AND_KEY.pem]
@@ -18,7 +18,14 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
 from bench.client import HOST
+
+ACCESS_KEY, ACCESS_SECRET, REGION = "bench", "bench-secret", "us-east-1"
+SIGNATURE = "X-Amz-Signature"
 
 BUFFER_BYTES = 256 * 1024
 KEPT_BYTES = 64 * 1024
@@ -149,6 +156,8 @@ class Bucket:
                 return Reply(404, {}, b"<Error><Code>NoSuchUpload</Code></Error>")
             parts[int(request.query["partNumber"][0])] = request.size
             return Reply(200, {"ETag": ETAG})
+        if SIGNATURE in request.query and not is_signed(request):
+            return Reply(403, {}, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
         told = {CHECKSUM: request.headers[CHECKSUM]} if CHECKSUM in request.headers else {}
         return self._land(request, request.size, request.body) or Reply(200, {"ETag": ETAG, **told})
 
@@ -196,6 +205,17 @@ class Bucket:
         if "uploadId" not in request.query:
             self._objects.pop(request.key, None)
         return Reply(204, {})
+
+
+def is_signed(request: Request) -> bool:
+    """Returns True if a request to a signed address has the headers that were signed."""
+    query = {name: values[0] for name, values in request.query.items()}
+    given, names = query.pop(SIGNATURE), query["X-Amz-SignedHeaders"].split(";")
+    headers = {name: request.headers.get(name, "") for name in names}
+    asked = AWSRequest("PUT", f"http://{request.headers['host']}/{request.key}", headers, params=query)
+    asked.context["timestamp"] = query["X-Amz-Date"]
+    auth = S3SigV4QueryAuth(Credentials(ACCESS_KEY, ACCESS_SECRET), "s3", REGION)
+    return auth.signature(auth.string_to_sign(asked, auth.canonical_request(asked)), asked) == given
 
 
 def serve(listener: socket.socket, bucket: Bucket, tls: ssl.SSLContext | None) -> None:

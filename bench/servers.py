@@ -18,6 +18,7 @@ from typing import NamedTuple
 import psutil
 
 from bench import client
+from bench.s3_sink import ACCESS_KEY, ACCESS_SECRET
 from config import Config
 from local import servers as local_servers
 from storage.store import Store
@@ -158,8 +159,8 @@ def s3_settings(port: int) -> dict[str, str]:
         "S3_ENDPOINT_URL": f"http://{local_servers.LOOPBACK}:{port}",
         "S3_CHECKSUM_MODE": "crc64nvme",  # which the sink only gives back, as a probe would find out
         "S3_BUCKET_NAME": BUCKET,
-        "AWS_ACCESS_KEY": "bench",
-        "AWS_ACCESS_SECRET": "bench-secret",
+        "AWS_ACCESS_KEY": ACCESS_KEY,
+        "AWS_ACCESS_SECRET": ACCESS_SECRET,
     }
 
 

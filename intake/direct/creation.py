@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from access import auth
+from access import auth, quota
 from access.principal import Principal, dump_limits
 from config import MIB
 from core.database import new_id, transaction, utcnow
@@ -194,11 +194,17 @@ def _values(wanted: Wanted, principal: Principal) -> dict[str, Any]:
 
 
 def _most_bytes(wanted: Wanted, principal: Principal) -> int:
+    """Return how large the file may be: if its size is not known, no larger than what is reserved for it."""
     if wanted.size is not None:
         return wanted.size
-    largest = LARGEST_PUT_BYTES if wanted.kind == FORM else services().config.DIRECT_MAX_BYTES
-    limits = (services().config.DIRECT_MAX_BYTES, principal.limits.max_bytes, largest)
-    return min(limit for limit in limits if limit)
+    config = services().config
+    most = min(config.DIRECT_MAX_BYTES, principal.limits.max_bytes or config.DIRECT_MAX_BYTES)
+    left = quota.bytes_left(principal, config)
+    if left is not None:
+        most = min(most, max(left, 1))  # of none left, the reservation tells
+    if wanted.kind == FORM:
+        most = min(most, LARGEST_PUT_BYTES if left is None else ONE_PUT_BYTES)
+    return most
 
 
 def part_bytes(size: int) -> int:

@@ -342,12 +342,15 @@ def test_quotas(make: MAKE) -> None:
 
 def test_without_a_size_the_most_is_reserved(make: MAKE) -> None:
     client = make(DIRECT="true", KEY_BYTES_PER_DAY=str(100 * MIB), DIRECT_MAX_BYTES=str(60 * MIB))
-    app, form = client.application, read(client, "/direct/s3/params?filename=a.txt&type=")
-    assert reserved(app) == (0, 60 * MIB, 1)
-    assert client.get("/direct/s3/params?filename=a.txt&type=").status_code == 429
-    post(form, HELLO)
+    app, address = client.application, "/direct/s3/params?filename=a.txt&type="
+    forms = [read(client, address) for _ in range(2)]
+    assert reserved(app) == (0, 100 * MIB, 2)
+    assert client.get(address).status_code == 429
+    for form in forms:
+        post(form, HELLO)
     look(app)
-    assert reserved(app) == (5, 0, 0)
+    assert reserved(app) == (10, 0, 0)
+    assert post(read(client, address), bytes(61 * MIB)).status_code == 400
 
 
 def test_uploads_in_progress_are_counted_by_all_doors(make: MAKE) -> None:
