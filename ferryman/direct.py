@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import logging
 import os
@@ -106,7 +107,8 @@ class _Upload:
                 else:
                     self._put_parts(path, begun, on_progress)
             except NotPossible:
-                self._client.once("DELETE", path)
+                with contextlib.suppress(ClientError):  # then it ends by itself
+                    self._client.once("DELETE", path)
                 raise
         on_progress(self._size, self._size)
         self._client.patiently(lambda: self._client.once("POST", f"{path}/finish"))
