@@ -9,6 +9,8 @@ from intake.options import UploadOptions
 from intake.sniff import refused_type
 from processing.presets import NONE
 
+REFUSALS = (400, 403, 413, 415, 422)
+"""The errors of what a file is, which stays so."""
 NO_OPTIONS = UploadOptions()
 
 

@@ -23,9 +23,10 @@ from intake.direct.arrival import sent_parts
 from intake.direct.creation import Wanted
 from intake.direct.outcome import finish, refuse
 from intake.direct.reach import own, require_open
-from intake.direct.rows import FORM, GONE, PARTS, DirectRow
+from intake.direct.rows import FORM, PARTS, DirectRow
 from intake.options import FIELDS
 from intake.raw import usual_name
+from intake.upload_rows import GONE
 from storage.parts import S3_MOST_PARTS
 from web.json_body import json_object
 

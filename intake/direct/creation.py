@@ -9,19 +9,19 @@ from datetime import timedelta
 from typing import Any
 
 from access import auth, quota
-from access.principal import Principal, dump_limits
+from access.principal import Principal
 from config import MIB
 from core.database import new_id, transaction, utcnow
-from core.errors import LimitReached, NotConfigured, UploadGone, UploadTooLarge
+from core.errors import LimitReached, NotConfigured, UploadTooLarge
 from core.services import services
 from file import INCOMING, check_name, media_type, rename_file
-from intake import idempotency, in_progress, options
+from intake import idempotency, options
 from intake.direct import chores, rows
 from intake.direct.rows import FORM, PARTS, PUT, DirectRow
+from intake.in_progress import require_room, reservation_of
 from intake.permit import check_options, check_upload
 from intake.received import check_type
-from intake.uploads import rows as upload_rows
-from intake.uploads.turns import reservation_of
+from intake.upload_rows import owner_values, principal_of
 from models import Mode
 from processing import recipes
 from storage.parts import S3_MAX_PARTS
@@ -85,19 +85,12 @@ def begin(wanted: Wanted, key: str | None) -> DirectRow:
     with idempotency.claim(key, principal.scope, config.LEASE_SECONDS) as claim:
         fingerprint = _fingerprint(wanted)
         if earlier := claim.match(fingerprint):
-            return _earlier(earlier)
+            return rows.earlier(earlier)
         try:
             return _reserved(wanted, principal, claim, fingerprint)
         except LimitReached:  # perhaps since nobody has looked yet at what has come
             chores.make_room(principal.owner)
         return _reserved(wanted, principal, claim, fingerprint)
-
-
-def _earlier(upload_id: str) -> DirectRow:
-    row = rows.find(upload_id)
-    if row is None or row.gone_at:
-        raise UploadGone("The upload of this Idempotency-Key has ended.")
-    return row
 
 
 def _check(wanted: Wanted, principal: Principal) -> None:
@@ -165,10 +158,7 @@ def _values(wanted: Wanted, principal: Principal) -> dict[str, Any]:
     most = _most_bytes(wanted, principal)
     return {
         "id": upload_id,
-        "owner": principal.owner,
-        "subject": principal.subject,
-        "token_id": principal.token_id,
-        "limits": dump_limits(principal.limits),
+        **owner_values(principal),
         "name": wanted.name,
         "content_type": content_type,
         "key": key,
@@ -224,7 +214,7 @@ def _seconds(kind: str, most: int) -> int:
 
 def _written(values: dict[str, Any], claim: idempotency.Claim, fingerprint: str) -> DirectRow:
     with transaction() as connection:
-        in_progress.require_room(connection, values["owner"])
+        require_room(connection, values["owner"])
         row = rows.insert_row(connection, values)
         claim.finish(connection, fingerprint, values["id"])
     return row
@@ -251,7 +241,7 @@ def part_address(row: DirectRow, number: int, crc64nvme: str = "") -> Address:
     if row.expires_at < utcnow() + timedelta(seconds=0.9 * config.UPLOAD_EXPIRES_SECONDS):
         with transaction() as connection:
             rows.extend(connection, row, utcnow() + timedelta(seconds=config.UPLOAD_EXPIRES_SECONDS))
-            reservation_of(row.id, upload_rows.principal_of(row)).keep_alive(connection)
+            reservation_of(row.id, principal_of(row)).keep_alive(connection)
     return services().door.signer.part(row.landing_key, row.s3_upload_id, number, crc64nvme)
 
 

@@ -37,10 +37,10 @@ from intake.digests import Digests
 from intake.direct import rows
 from intake.direct.arrival import TakesLong, Verified, check_total, sent_parts, verify
 from intake.direct.rows import PARTS, DirectRow
-from intake.permit import check_upload
+from intake.in_progress import reservation_of
+from intake.permit import REFUSALS, check_upload
 from intake.received import ReceivedFile
-from intake.uploads import rows as upload_rows
-from intake.uploads.turns import REFUSALS, reservation_of
+from intake.upload_rows import principal_of
 from models import IN_BUCKET, File, Mode, UploadStatus
 from processing import recipes
 from processing.recipes import Recipe
@@ -176,7 +176,7 @@ def _postpone(held: DirectRow) -> FileRow:
 
 
 def _insert(held: DirectRow, size: int, found: Verified | None) -> FileRow:
-    principal, claim = upload_rows.principal_of(held), idempotency.Claim(None, services().config.LEASE_SECONDS)
+    principal, claim = principal_of(held), idempotency.Claim(None, services().config.LEASE_SECONDS)
     landed = Landed(held.id, size, found.crc64nvme if found else "")
     reservation = reservation_of(held.id, principal)
     url = services().store.url(held.key) if found else None
@@ -290,7 +290,7 @@ def _complete(held: DirectRow, run_id: str, found: Verified) -> None:
     """Finish a File that is verified now."""
     asked, types = options.read(json.loads(held.options)), (held.content_type, found.detected_type)
     with _judged():
-        check_upload(upload_rows.principal_of(held), Mode.DIRECT, found.size, types, asked)
+        check_upload(principal_of(held), Mode.DIRECT, found.size, types, asked)
         wanted = recipes.choose(services().presets, asked.process, *types)
     facts = {
         "size": found.size,

@@ -8,7 +8,7 @@ from access import auth
 from core.services import services
 from intake.direct import rows
 from intake.direct.rows import DirectRow
-from intake.uploads.rows import is_own
+from intake.upload_rows import is_own
 
 
 def require_open() -> None:

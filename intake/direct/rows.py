@@ -13,13 +13,10 @@ from sqlalchemy import (
     Boolean,
     Connection,
     Index,
-    Row,
     String,
     Text,
-    bindparam,
     delete,
     func,
-    insert,
     or_,
     select,
     update,
@@ -29,17 +26,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.database import UtcDateTime, db, new_id, transaction, utcnow
 from core.errors import UploadGone, UploadLocked
 from core.services import services
-from intake.uploads.rows import KEPT, UNFINISHED
+from intake.upload_rows import GONE, KEPT, UNFINISHED, AnyRow, InProgress, Rows
 
 PUT, FORM, PARTS = "put", "form", "parts"
 """How the bytes come: by one PUT, by a form, or in parts."""
 PATIENCE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 2, 60
-GONE = "The upload was ended, or has expired; begin a new one."
 
 
-class DirectUpload(db.Model):  # type: ignore[name-defined,misc]
+class DirectUpload(InProgress, db.Model):  # type: ignore[name-defined,misc]
     """A direct upload. One request or process at a time verifies it: the one whose `claim` it has."""
 
     __tablename__ = "direct_uploads"
@@ -49,16 +45,6 @@ class DirectUpload(db.Model):  # type: ignore[name-defined,misc]
         Index("ix_direct_uploads_owner", "owner", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
     )
 
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(64))
-    subject: Mapped[str | None] = mapped_column(String(255))
-    token_id: Mapped[str | None] = mapped_column(String(32))
-    limits: Mapped[str] = mapped_column(Text)
-    """Those of the credential that created it, as JSON."""
-    name: Mapped[str] = mapped_column(Text)
-    content_type: Mapped[str] = mapped_column(String(255))
-    key: Mapped[str] = mapped_column(String(255))
-    """Where the object will be for good."""
     landing_key: Mapped[str] = mapped_column(String(255))
     """Where the client's bytes arrive; another one if they could still be replaced there."""
     kind: Mapped[str] = mapped_column(String(8))
@@ -67,8 +53,6 @@ class DirectUpload(db.Model):  # type: ignore[name-defined,misc]
     most_bytes: Mapped[int] = mapped_column(BigInteger)
     digests: Mapped[str] = mapped_column(Text)
     """Those that the client gives of the whole file, in base64 by their names, as JSON."""
-    options: Mapped[str] = mapped_column(Text)
-    """The texts of what is asked for besides, as JSON."""
     part_bytes: Mapped[int | None] = mapped_column(BigInteger)
     s3_upload_id: Mapped[str | None] = mapped_column(Text)
     closing: Mapped[bool] = mapped_column(Boolean, default=False)
@@ -80,26 +64,13 @@ class DirectUpload(db.Model):  # type: ignore[name-defined,misc]
     claim: Mapped[str | None] = mapped_column(String(32))
     look_at: Mapped[datetime] = mapped_column(UtcDateTime)
     """When the sweep looks at it next; of a claimed row, the end of the lease."""
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    """From then on nothing more can come."""
-    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    gone_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
-DirectRow = Row[tuple[Any, ...]]
-
-
-def insert_row(connection: Connection, values: dict[str, Any]) -> DirectRow:
-    """Write a new row, in the transaction of the caller. Returns it."""
-    return cast(DirectRow, connection.execute(_INSERT, values).one())
-
-
-def find(upload_id: str) -> DirectRow | None:
-    """Return the row, or None; holds no connection afterwards."""
-    with db.engine.connect() as connection:
-        return cast(DirectRow | None, connection.execute(_BY_ID, {"upload": upload_id}).first())
+DirectRow = AnyRow
+_TABLE = DirectUpload.__table__
+_ROWS = Rows(_TABLE)
+insert_row, find, earlier, end = _ROWS.insert, _ROWS.find, _ROWS.earlier, _ROWS.end
+count_unfinished, unfinished = _ROWS.count_unfinished, _ROWS.unfinished
 
 
 @contextmanager
@@ -196,18 +167,6 @@ def _change(connection: Connection, row: DirectRow, **values: Any) -> None:
         raise UploadGone(GONE)
 
 
-def end(connection: Connection, upload_ids: Sequence[str]) -> int:
-    """End unfinished uploads for good, in the transaction of the caller. Returns how many it has ended."""
-    now = utcnow()
-    ending = update(DirectUpload).where(DirectUpload.id.in_(upload_ids), UNFINISHED)
-    return connection.execute(ending.values(gone_at=now, updated_at=now)).rowcount
-
-
-def count_unfinished(connection: Connection, owner: str) -> int:
-    """Return how many direct uploads of an owner are in progress."""
-    return connection.execute(_COUNT, {"owner": owner}).scalar_one()
-
-
 def due(limit: int, owner: str | None = None) -> Sequence[DirectRow]:
     """Return unfinished uploads that are to be looked at, the longest due first.
 
@@ -218,19 +177,14 @@ def due(limit: int, owner: str | None = None) -> Sequence[DirectRow]:
     statement = select(_TABLE).where(UNFINISHED).order_by(DirectUpload.look_at).limit(limit)
     is_due = DirectUpload.look_at <= utcnow()
     if owner is None:
-        return _read(statement.where(is_due))
-    return _read(statement.where(DirectUpload.owner == owner, or_(is_due, DirectUpload.claim.is_(None))))
+        return _ROWS.read(statement.where(is_due))
+    return _ROWS.read(statement.where(DirectUpload.owner == owner, or_(is_due, DirectUpload.claim.is_(None))))
 
 
 def is_waiting(upload_id: str) -> bool:
     """Returns True if there is such an upload, and it is unfinished."""
     row = find(upload_id)
     return row is not None and not row.finished_at and not row.gone_at
-
-
-def unfinished(limit: int) -> Sequence[DirectRow]:
-    """Return the direct uploads in progress, those first that expire first."""
-    return _read(select(_TABLE).where(UNFINISHED).order_by(DirectUpload.expires_at).limit(limit))
 
 
 def unfinished_keys(keys: Sequence[str]) -> set[str]:
@@ -252,22 +206,10 @@ def count() -> int:
 def ended_long_ago(limit: int) -> Sequence[DirectRow]:
     """Return uploads that ended a day ago."""
     has_ended = or_(DirectUpload.finished_at.is_not(None), DirectUpload.gone_at.is_not(None))
-    return _read(select(_TABLE).where(DirectUpload.updated_at <= utcnow() - KEPT, has_ended).limit(limit))
+    return _ROWS.read(select(_TABLE).where(DirectUpload.updated_at <= utcnow() - KEPT, has_ended).limit(limit))
 
 
 def forget(upload_ids: Sequence[str]) -> None:
     """Delete rows."""
     with transaction() as connection:
         connection.execute(delete(DirectUpload).where(DirectUpload.id.in_(upload_ids)))
-
-
-def _read(statement: Any) -> Sequence[DirectRow]:
-    with db.engine.connect() as connection:
-        return connection.execute(statement).all()
-
-
-_TABLE = DirectUpload.__table__
-# What every request runs is made once: building a statement takes as long as running it.
-_BY_ID = select(_TABLE).where(DirectUpload.id == bindparam("upload"))
-_INSERT = insert(_TABLE).returning(_TABLE)
-_COUNT = select(func.count()).select_from(DirectUpload).where(DirectUpload.owner == bindparam("owner"), UNFINISHED)

@@ -17,7 +17,8 @@ from intake.direct import creation, wanted
 from intake.direct.arrival import sent_parts
 from intake.direct.outcome import finish, refuse
 from intake.direct.reach import own, require_open
-from intake.direct.rows import GONE, PARTS, DirectRow
+from intake.direct.rows import PARTS, DirectRow
+from intake.upload_rows import GONE
 from models import UploadStatus
 from storage.parts import S3_MOST_PARTS
 from storage.s3.addresses import Address

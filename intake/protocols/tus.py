@@ -31,11 +31,12 @@ from intake.options import FIELDS
 from intake.protocols import tus_fields
 from intake.protocols.body_digest import body_digest
 from intake.raw import usual_name
+from intake.upload_rows import GONE, is_own
 from intake.uploads import creation, rows
 from intake.uploads.creation import Wanted
 from intake.uploads.outcome import hand_off, location, settle
 from intake.uploads.rows import FINAL, PARTIAL, UploadRow
-from intake.uploads.turns import GONE, Check, Turn, hold, most_bytes
+from intake.uploads.turns import Check, Turn, hold, most_bytes
 from models import Mode
 from web.json_body import refuse_encoding
 
@@ -117,7 +118,7 @@ def _parts(concat: str | None) -> Sequence[UploadRow]:
     ids = tus_fields.part_ids(concat)
     found = {row.id: row for row in rows.among(sorted(set(ids)))}
     for part in ids:
-        if part not in found or not rows.is_own(found[part], auth.principal()):
+        if part not in found or not is_own(found[part], auth.principal()):
             raise InvalidUpload("Upload-Concat names an upload that does not exist.")
         if found[part].concat != PARTIAL or found[part].gone_at:
             raise InvalidUpload("Upload-Concat names an upload that is no part, or has ended.")

@@ -14,9 +14,10 @@ from access import auth
 from access.principal import Grant
 from core.errors import Forbidden, UploadGone, WrongVersion
 from intake.protocols import rufh, tus
+from intake.upload_rows import GONE
 from intake.uploads.outcome import terminate
 from intake.uploads.rows import UploadRow
-from intake.uploads.turns import GONE, own
+from intake.uploads.turns import own
 from web.content import content
 from web.representation import rfc3339
 

@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from access import auth
-from access.principal import Principal, dump_limits
+from access.principal import Principal
 from core.database import transaction, utcnow
-from core.errors import UploadGone
 from core.services import services
 from file import check_name, media_type, rename_file
-from intake import idempotency, in_progress, options
+from intake import idempotency, options
+from intake.in_progress import require_room, reservation_of
 from intake.permit import check_options, check_upload
 from intake.received import check_type
+from intake.upload_rows import owner_values
 from intake.uploads import rows
 from intake.uploads.rows import UploadRow
-from intake.uploads.turns import Turn, check_length, reservation_of
+from intake.uploads.turns import Turn, check_length
 from models import Mode
 from storage.growing import Growing
 
@@ -70,16 +71,9 @@ def begin(wanted: Wanted, key: str | None) -> tuple[UploadRow, Turn | None]:
     with idempotency.claim(key, principal.scope, config.LEASE_SECONDS) as claim:
         fingerprint = _fingerprint(wanted)
         if earlier := claim.match(fingerprint):
-            return _earlier(earlier), None
+            return rows.earlier(earlier), None
         turn = _reserved(wanted, principal, claim, fingerprint)
     return turn.row, turn
-
-
-def _earlier(upload_id: str) -> UploadRow:
-    row = rows.find(upload_id)
-    if row is None or row.gone_at:
-        raise UploadGone("The upload of this Idempotency-Key has ended.")
-    return row
 
 
 def _check(wanted: Wanted, principal: Principal) -> None:
@@ -137,10 +131,7 @@ def _written(
     key = rename_file(wanted.name, content_type=content_type) if wanted.is_file else upload_id
     values = {
         "id": upload_id,
-        "owner": principal.owner,
-        "subject": principal.subject,
-        "token_id": principal.token_id,
-        "limits": dump_limits(principal.limits),
+        **owner_values(principal),
         "way": wanted.way,
         "mode": wanted.mode,
         "name": wanted.name,
@@ -165,7 +156,7 @@ def _written(
         "gone_at": None,
     }
     with transaction() as connection:
-        in_progress.require_room(connection, principal.owner)
+        require_room(connection, principal.owner)
         row = rows.insert_row(connection, values)
         claim.finish(connection, fingerprint, upload_id)
     return row

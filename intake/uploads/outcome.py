@@ -12,9 +12,10 @@ from core.errors import UploadGone, UploadLocked
 from core.file_row import FileRow
 from core.services import services
 from delivery.erase import erase
+from intake.upload_rows import GONE
 from intake.uploads import joining, rows
 from intake.uploads.rows import PARTIAL, UploadRow
-from intake.uploads.turns import GONE, end, hold
+from intake.uploads.turns import end, hold
 from models import File, Mode
 from storage.growing import PATIENCE_SECONDS
 from tasks import RUNS

@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from werkzeug.exceptions import NotFound
 
 from access import auth, quota
-from access.principal import Principal
 from core.database import transaction, utcnow
 from core.errors import (
     BodyBroken,
@@ -41,8 +40,11 @@ from core.services import services
 from intake import body, idempotency, options
 from intake.accept import Acceptance
 from intake.digests import Digests
+from intake.in_progress import reservation_of
+from intake.permit import REFUSALS
 from intake.received import ReceivedFile, check_type
 from intake.sniff import HEAD_BYTES, detect
+from intake.upload_rows import GONE, is_own, principal_of
 from intake.uploads import rows
 from intake.uploads.rows import UploadRow
 from models import Mode
@@ -55,10 +57,6 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 10.0
 STEP_BYTES = 16 * 1024 * 1024
 """In which quota is reserved for an upload whose length nobody knows."""
-RESERVATION_MARGIN = timedelta(hours=1)
-REFUSALS = (400, 403, 413, 415, 422)
-"""The errors of what a file is, which stays so."""
-GONE = "The upload was ended, or has expired; begin a new one."
 
 
 class Check(Protocol):
@@ -291,11 +289,11 @@ class Turn:
     def acceptance(self) -> Acceptance:
         """The acceptance of the file, for whom the upload was created."""
         mode, claim = Mode(self.row.mode), idempotency.Claim(None, services().config.LEASE_SECONDS)
-        return Acceptance(mode, rows.principal_of(self.row), claim, self._reservation, self._file, RUNS[mode]())
+        return Acceptance(mode, principal_of(self.row), claim, self._reservation, self._file, RUNS[mode]())
 
     @cached_property
     def _reservation(self) -> quota.Reservation:
-        return reservation_of(self.row.id, rows.principal_of(self.row))
+        return reservation_of(self.row.id, principal_of(self.row))
 
     @property
     def _most(self) -> int:
@@ -396,7 +394,7 @@ def own(upload_id: str) -> UploadRow:
         NotFound: there is none, or it is another's.
     """
     row = rows.find(upload_id)
-    if row is None or not rows.is_own(row, auth.principal()):
+    if row is None or not is_own(row, auth.principal()):
         raise NotFound("Upload not found.")
     return row
 
@@ -415,13 +413,6 @@ def _end(connection: Connection, upload_ids: Sequence[str]) -> int:
     """End uploads, and give their reservations back, in the transaction of the caller."""
     quota.forget(connection, upload_ids)
     return rows.end(connection, upload_ids)
-
-
-def reservation_of(upload_id: str, principal: Principal) -> quota.Reservation:
-    """Return the quota reservation of an upload, which lives a little longer than the upload."""
-    config = services().config
-    lease = config.UPLOAD_EXPIRES_SECONDS + RESERVATION_MARGIN.total_seconds()
-    return quota.Reservation(upload_id, principal, quota.quotas_of(principal, config), lease)
 
 
 def check_length(length: int) -> None:
