@@ -16,6 +16,7 @@ import jwt
 from access.principal import NO_LIMITS, USER_GRANTS, Grant, Limits, Principal
 from core import metadata
 from core.errors import Expired, InvalidBody, Unauthorized
+from core.strict_json import check_members
 from models import Mode
 
 PREFIX = "fmu_"
@@ -69,8 +70,7 @@ def read_request(body: Mapping[str, Any]) -> TokenRequest:
     Raises:
         InvalidBody: a member is unknown or wrong; the text names it.
     """
-    if unknown := sorted(set(body) - set(MEMBERS)):
-        raise InvalidBody(f"Unknown: {', '.join(unknown)[:100]}. Allowed: {', '.join(MEMBERS)}.")
+    check_members(body, MEMBERS)
     read = {name: MEMBERS[name](name, value) for name, value in body.items()}
     limits = {one.name: read.pop(one.name) for one in fields(Limits) if one.name in read}
     return TokenRequest(**read, limits=Limits(**limits))

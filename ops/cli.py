@@ -16,6 +16,7 @@ from events import webhooks
 from ferryman.cli import upload, watch
 from intake.direct import rows as direct_rows
 from intake.direct.outcome import refuse
+from intake.upload_rows import AnyRow
 from intake.uploads import rows as upload_rows
 from intake.uploads.turns import end
 from ops import doctor, walls_doctor
@@ -242,14 +243,15 @@ upload_commands = PlainGroup("uploads", help="Resumable and direct uploads in pr
 def list_uploads(limit: int) -> None:
     """List the uploads in progress, those first that expire first."""
     for row in upload_rows.unfinished(limit):
-        length = "?" if row.length is None else row.length
-        ends = f"{row.expires_at:%Y-%m-%dT%H:%M:%SZ}"
-        click.echo(f"{row.id}  {row.way:4}  {row.mode:6}  {row.offset}/{length} bytes  until {ends}  {row.owner}")
+        _show_upload(row, f"{row.way:4}  {row.mode:6}  {row.offset}/{'?' if row.length is None else row.length}")
     for row in direct_rows.unfinished(limit):
-        size, ends = "?" if row.size is None else row.size, f"{row.expires_at:%Y-%m-%dT%H:%M:%SZ}"
-        click.echo(f"{row.id}  {row.kind:5}  direct  {size} bytes  until {ends}  {row.owner}")
+        _show_upload(row, f"{row.kind:5}  direct  {'?' if row.size is None else row.size}")
     count, here = upload_rows.totals()
     click.echo(f"{count} in progress, with {here} bytes here; {direct_rows.count()} direct ones.")
+
+
+def _show_upload(row: AnyRow, about: str) -> None:
+    click.echo(f"{row.id}  {about} bytes  until {row.expires_at:%Y-%m-%dT%H:%M:%SZ}  {row.owner}")
 
 
 @upload_commands.command("expire")

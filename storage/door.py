@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Collection
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from config import Config
 from core.errors import StoreError
@@ -18,6 +19,9 @@ from storage.s3.addresses import Signer
 from storage.s3.client import make_credentials
 from storage.s3.requests import Head, ObjectInfo, Part
 from storage.store import CONDITION_FAILED, Progress, Store
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +48,11 @@ class Door:
     @cached_property
     def signer(self) -> Signer:
         """Signs addresses under the public endpoint of the bucket."""
+        return self._signer(self._store.signing_client)
+
+    def _signer(self, client: S3Client) -> Signer:
         config = self._config
-        credentials = make_credentials(config)
-        return Signer(
-            self._store.signing_client, credentials, config.S3_BUCKET_NAME, config.DIRECT_EXPIRES_SECONDS
-        )
+        return Signer(client, make_credentials(config), config.S3_BUCKET_NAME, config.DIRECT_EXPIRES_SECONDS)
 
     def abilities(self) -> Abilities:
         """Return what the store enforces, probed at the first call."""
@@ -62,10 +66,9 @@ class Door:
             raise StoreError("S3 does not answer.")
         try:
             features = self._store.capabilities.known()
-            config, s3 = self._config, self._store.requests()
+            s3 = self._store.requests()
             # The public endpoint may not be reachable from here.
-            signer = Signer(s3.client, make_credentials(config), s3.bucket, config.DIRECT_EXPIRES_SECONDS)
-            found = probe(s3, signer, config.S3_KEY_PREFIX, features)
+            found = probe(s3, self._signer(s3.client), self._config.S3_KEY_PREFIX, features)
         except StoreError:
             self._next_probe = time.monotonic() + PROBE_AGAIN_SECONDS
             raise

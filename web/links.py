@@ -15,6 +15,7 @@ from core.database import utcnow
 from core.errors import Conflict, InvalidBody, UnsafeInline
 from core.file_row import FileRow
 from core.services import services
+from core.strict_json import check_members
 from models import UploadStatus
 from web.disposition import disposition
 from web.json_body import json_object
@@ -87,8 +88,7 @@ def is_safe_inline(row: FileRow) -> bool:
 
 
 def _read_request(body: dict[str, Any]) -> LinkRequest:
-    if unknown := sorted(set(body) - set(LinkRequest._fields)):
-        raise InvalidBody(f"Unknown: {', '.join(unknown)[:100]}. Allowed: {', '.join(LinkRequest._fields)}.")
+    check_members(body, LinkRequest._fields)
     wanted = LinkRequest(**body)
     wanted = wanted._replace(expires_in=whole_number("expires_in", wanted.expires_in, 1, MOST_SECONDS))
     if wanted.disposition not in DISPOSITIONS:

@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound
 
 from access import auth
 from access.principal import Grant
-from core.errors import InvalidBody, InvalidQuery, UploadGone
+from core.errors import InvalidBody, UploadGone
 from core.services import services
 from intake.direct import creation
 from intake.direct.arrival import sent_parts
@@ -121,8 +121,6 @@ def sign_part(ticket: str | None, upload_id: str, number: int) -> Response:
       responses: {200: CompanionAddress, 400: InvalidQuery, 410: Gone}
     """
     row = _unfinished(upload_id)
-    if not 1 <= number <= S3_MOST_PARTS:
-        raise InvalidQuery(f"The number of a part must be from 1 to {S3_MOST_PARTS}.")
     url = creation.part_address(row, number).url
     return jsonify({"url": url, "expires": services().config.DIRECT_EXPIRES_SECONDS})
 

@@ -12,7 +12,7 @@ from access import auth, quota
 from access.principal import Principal
 from config import MIB
 from core.database import new_id, transaction, utcnow
-from core.errors import LimitReached, NotConfigured, UploadTooLarge
+from core.errors import InvalidQuery, LimitReached, NotConfigured, UploadTooLarge
 from core.services import services
 from file import INCOMING, check_name, media_type, rename_file
 from intake import idempotency, options
@@ -24,7 +24,7 @@ from intake.received import check_type
 from intake.upload_rows import owner_values, principal_of
 from models import Mode
 from processing import recipes
-from storage.parts import S3_MAX_PARTS
+from storage.parts import S3_MAX_PARTS, S3_MOST_PARTS
 from storage.s3.addresses import Address, Announced, Form
 
 ONE_PUT_BYTES = 100 * MIB
@@ -229,6 +229,11 @@ def put_address(row: DirectRow) -> Address:
     return services().door.signer.put(announced, way)
 
 
+def most_parts(row: DirectRow) -> int:
+    """Return how many parts an upload may have: as many as S3 takes if nobody knows its size."""
+    return S3_MOST_PARTS if row.size is None else -(-row.size // row.part_bytes)
+
+
 def part_address(row: DirectRow, number: int, crc64nvme: str = "") -> Address:
     """Sign the address of one part of an upload, which lives on with that.
 
@@ -236,7 +241,12 @@ def part_address(row: DirectRow, number: int, crc64nvme: str = "") -> Address:
         row: the upload.
         number: of the part, from 1.
         crc64nvme: of the part, in base64; empty if the client does not say.
+
+    Raises:
+        InvalidQuery: the upload has no such part.
     """
+    if not 1 <= number <= most_parts(row):
+        raise InvalidQuery(f"The number of a part must be from 1 to {most_parts(row)}.")
     config = services().config
     if row.expires_at < utcnow() + timedelta(seconds=0.9 * config.UPLOAD_EXPIRES_SECONDS):
         with transaction() as connection:

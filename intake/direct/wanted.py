@@ -9,6 +9,7 @@ from typing import Any
 
 from access.tokens import MAX_NUMBER, whole_number
 from core.errors import InvalidBody
+from core.strict_json import check_members
 from intake.direct.creation import Wanted, kind_for
 from intake.options import FIELDS
 
@@ -23,8 +24,7 @@ def read(body: Mapping[str, Any]) -> Wanted:
         InvalidBody: a member is unknown, missing or wrong; the text names it.
         StoreError: S3 does not answer.
     """
-    if unknown := sorted(set(body) - set(MEMBERS)):
-        raise InvalidBody(f"Unknown: {', '.join(unknown)[:100]}. Allowed: {', '.join(MEMBERS)}.")
+    check_members(body, MEMBERS)
     if "size" not in body:
         raise InvalidBody("size is missing: the file's bytes.")
     size = whole_number("size", body["size"], 0, MAX_NUMBER)

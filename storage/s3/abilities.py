@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
@@ -13,10 +12,10 @@ import requests
 
 from core.errors import StoreError
 from storage.checksum import Crc64Nvme
-from storage.s3 import probe as s3_probe
 from storage.s3.addresses import Address, Announced, Form, Signer
 from storage.s3.errors import is_refusal
 from storage.s3.features import Features
+from storage.s3.probe import is_refused, new_keys
 from storage.s3.requests import ObjectInfo, Requests
 
 CONTENT = b"A small object that finds out what this store enforces of signed addresses; it is removed at once."
@@ -82,29 +81,12 @@ def probe(s3: Requests, signer: Signer, prefix: str, features: Features) -> Abil
     Raises:
         StoreError: the store does not answer.
     """
-    with _keys(s3, prefix) as new_key:
+    with new_keys(s3, prefix) as new_key:
         headers, exclusive = _put(signer, new_key, features)
         copies, copy_condition = _copy(s3, new_key, features)
         parts, parts_checksum = _parts(s3, signer, new_key(), features)
         form = _form(signer, new_key)
     return Abilities(headers, exclusive, parts, parts_checksum, copies, copy_condition, form)
-
-
-@contextmanager
-def _keys(s3: Requests, prefix: str) -> Iterator[Callable[[], str]]:
-    """Yield a source of new keys; remove the objects of these names in the end."""
-    keys: list[str] = []
-
-    def new_key() -> str:
-        keys.append(f"{prefix}{s3_probe.NAME}{secrets.token_hex(8)}")
-        return keys[-1]
-
-    try:
-        yield new_key
-    finally:
-        for key in keys:
-            with suppress(StoreError):
-                s3.delete(key)
 
 
 def _put(signer: Signer, new_key: Callable[[], str], features: Features) -> tuple[bool, bool]:
@@ -153,7 +135,7 @@ def _copy(s3: Requests, new_key: Callable[[], str], features: Features) -> tuple
         s3.put(info, CONTENT, features.put)
         head = s3.head(source, with_checksum=False)
         etag = head.etag if head else ""
-        if _is_refused(partial(s3.copy, source, etag, target, way)):
+        if is_refused(partial(s3.copy, source, etag, target, way)):
             target, way = new_key(), way._replace(condition=False)
             s3.copy(source, etag, target, way)
             return True, False
@@ -162,7 +144,7 @@ def _copy(s3: Requests, new_key: Callable[[], str], features: Features) -> tuple
             raise
         return False, False
     others = (partial(s3.copy, source, '"0"', new_key(), way), partial(s3.copy, source, etag, target, way))
-    return True, way.condition and all(map(_is_refused, others))
+    return True, way.condition and all(map(is_refused, others))
 
 
 def _form(signer: Signer, new_key: Callable[[], str]) -> bool:
@@ -201,16 +183,6 @@ def _is_accepted(send: Callable[..., requests.Response]) -> bool:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
         raise StoreError("S3 returned a server error.", s3_status=status)
     return status < HTTPStatus.MULTIPLE_CHOICES
-
-
-def _is_refused(request: Callable[[], object]) -> bool:
-    try:
-        request()
-    except StoreError as error:
-        if not is_refusal(error):
-            raise
-        return True
-    return False
 
 
 def _crc64nvme() -> str:

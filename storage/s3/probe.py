@@ -56,41 +56,45 @@ def probe(connect: Callable[[bool], Requests], prefix: str, wanted: Features) ->
 
 
 def _probe(s3: Requests, prefix: str, wanted: Features) -> Features:
-    with _objects(s3, prefix) as new_object:
+    with new_keys(s3, prefix) as new_key:
+        new_object = partial(_new_object, new_key)
         put = _way(Kind(wanted.put, partial(_put, s3)), new_object)
         parts = _way(Kind(wanted.parts, partial(_in_parts, s3)), new_object)
-        key = new_object().key
-        head = wanted.head_checksum and not _is_refused(partial(s3.head, key, True))
+        head = wanted.head_checksum and not is_refused(partial(s3.head, new_key(), True))
         return replace(wanted, put=put, parts=parts, head_checksum=head)
 
 
 @contextmanager
-def _objects(s3: Requests, prefix: str) -> Iterator[Callable[[], ObjectInfo]]:
-    """Yield a source of new object keys; remove those objects in the end."""
-    crc64nvme, keys = Crc64Nvme.of([CONTENT]).text(), []
+def new_keys(s3: Requests, prefix: str) -> Iterator[Callable[[], str]]:
+    """Yield a source of new object keys; remove the objects of these names in the end."""
+    keys: list[str] = []
 
-    def new_object() -> ObjectInfo:
+    def new_key() -> str:
         keys.append(f"{prefix}{NAME}{secrets.token_hex(8)}")
-        return ObjectInfo(keys[-1], "application/octet-stream", len(CONTENT), crc64nvme)
+        return keys[-1]
 
     try:
-        yield new_object
+        yield new_key
     finally:
         for key in keys:
             with suppress(StoreError):
                 s3.delete(key)
 
 
+def _new_object(new_key: Callable[[], str]) -> ObjectInfo:
+    return ObjectInfo(new_key(), "application/octet-stream", len(CONTENT), Crc64Nvme.of([CONTENT]).text())
+
+
 def _way(kind: Kind, new_object: Callable[[], ObjectInfo]) -> Way:
     """Return the features of one kind of upload."""
     first = new_object()
     way = kind.wanted
-    if _is_refused(partial(kind.send, first, CONTENT, way)):
+    if is_refused(partial(kind.send, first, CONTENT, way)):
         way = _without_refused(kind, new_object)
         first = new_object()
         kind.send(first, CONTENT, way)
-    exclusive = way.condition and _is_refused(partial(kind.send, first, CONTENT, way))
-    verifies = way.checksum and _is_refused(partial(kind.send, new_object(), DAMAGED, way))
+    exclusive = way.condition and is_refused(partial(kind.send, first, CONTENT, way))
+    verifies = way.checksum and is_refused(partial(kind.send, new_object(), DAMAGED, way))
     return way._replace(exclusive=exclusive, verifies=verifies)
 
 
@@ -104,12 +108,17 @@ def _without_refused(kind: Kind, new_object: Callable[[], ObjectInfo]) -> Way:
     taken = BARE
     for header in ("checksum", "condition", "disposition"):
         alone = BARE._replace(**{header: True})
-        if getattr(kind.wanted, header) and not _is_refused(partial(kind.send, new_object(), CONTENT, alone)):
+        if getattr(kind.wanted, header) and not is_refused(partial(kind.send, new_object(), CONTENT, alone)):
             taken = taken._replace(**{header: True})
     return taken if taken.headers != kind.wanted.headers else BARE
 
 
-def _is_refused(request: Callable[[], object]) -> bool:
+def is_refused(request: Callable[[], object]) -> bool:
+    """Returns True if the store refuses a request.
+
+    Raises:
+        StoreError: it does not answer, or is out of order.
+    """
     try:
         request()
     except StoreError as error:
