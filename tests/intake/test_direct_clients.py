@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +21,11 @@ from tests.conftest import running_app
 from tests.kit.browser import CHROMIUM, MISSING
 from tests.kit.bucket import set_cors
 from tests.kit.direct import Direct, crc64nvme
-from tests.kit.ports import free_port
+from tests.kit.programs import NPM, npm_clients
 from tests.kit.stack import ROOT, RedisServer, S3Server, wait_for
+from tests.kit.team_pages import team_server
 from tests.kit.tokens import Ferry, running_ferry
 
-NPM = shutil.which("npm")
 NODE = shutil.which("node")
 MIB = 1024 * 1024
 NAME = "Bericht für 報告.bin"
@@ -78,10 +76,7 @@ def ferry(
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The packages from npm, unchanged, bundled for a browser."""
-    folder = tmp_path_factory.mktemp("direct-npm") / "clients"
-    source = ROOT / "tests" / "kit" / "node" / "direct"
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("node_modules"))
-    subprocess.run([str(NPM), "ci", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True, timeout=200)
+    folder = npm_clients("direct", tmp_path_factory.mktemp("direct-npm"))
     subprocess.run([str(NODE), "bundle.mjs", "uppy.js"], cwd=folder, check=True, timeout=60)
     return (folder / "uppy.js").read_text()
 
@@ -89,25 +84,8 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def origin(script: str) -> Iterator[str]:
     """A server of its own for the page, as a team has it."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            is_page = self.path == "/"
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html" if is_page else "text/javascript")
-            self.end_headers()
-            self.wfile.write((PAGE if is_page else script).encode())
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", free_port()), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with team_server({"/": PAGE, "/uppy.js": script}) as origin:
+        yield origin
 
 
 @pytest.fixture

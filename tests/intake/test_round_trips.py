@@ -23,10 +23,11 @@ from playwright.sync_api import Browser, Page, Response
 
 from tests.kit.browser import CHROMIUM, MISSING
 from tests.kit.downloads import ask, named
-from tests.kit.stack import ROOT, RedisServer, S3Server, Web
+from tests.kit.programs import NPM, npm_clients
+from tests.kit.stack import RedisServer, S3Server, Web
 
 CONTENT = bytes(range(256)) * 40 + b"\r\n--b\r\n"
-NPM, CURL = shutil.which("npm"), shutil.which("curl")
+CURL = shutil.which("curl")
 QUOTED = 'a "quoted" name.txt'
 BACKSLASH = "back\\slash.txt"
 NAMES = [
@@ -188,12 +189,7 @@ def test_a_file_goes_up_and_comes_down(web: Web, send: Send, get: Get, tmp_path:
 @pytest.fixture(scope="module")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clients from npm, installed."""
-    folder = tmp_path_factory.mktemp("node") / "clients"
-    shutil.copytree(
-        ROOT / "tests" / "kit" / "node" / "clients", folder, ignore=shutil.ignore_patterns("node_modules")
-    )
-    subprocess.run([str(NPM), "ci", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True, timeout=120)
-    return folder
+    return npm_clients("clients", tmp_path_factory.mktemp("node"))
 
 
 @pytest.mark.skipif(NPM is None, reason="NPM IS NOT INSTALLED, so no client from npm is tried")

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from io import BytesIO
@@ -19,9 +18,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 from tusclient.client import TusClient
 
 from tests.kit.browser import CHROMIUM, MISSING
-from tests.kit.stack import ROOT, RedisServer, S3Server, Web, serving
+from tests.kit.programs import NPM, npm_clients
+from tests.kit.stack import RedisServer, S3Server, Web, serving
 
-NPM = shutil.which("npm")
 MIB = 1024 * 1024
 SIZE = 5 * MIB + 17
 NAME = "Bericht für 報告.bin"
@@ -45,11 +44,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clients from npm, installed."""
-    folder = tmp_path_factory.mktemp("resumable") / "clients"
-    source = ROOT / "tests" / "kit" / "node" / "resumable"
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("node_modules"))
-    subprocess.run([str(NPM), "ci", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True, timeout=200)
-    return folder
+    return npm_clients("resumable", tmp_path_factory.mktemp("resumable"))
 
 
 def sha256(content: bytes) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +11,8 @@ from playwright.sync_api import Browser, Page
 
 from app import create_app
 from tests.kit.browser import CHROMIUM, MISSING
-from tests.kit.ports import free_port
 from tests.kit.stack import RedisServer, S3Server, Worker
+from tests.kit.team_pages import team_server
 from tests.kit.tokens import Ferry, running_ferry
 from tests.kit.zoo import PNG
 
@@ -63,29 +61,14 @@ LATE = """async ([service, token]) => {
     return "network error";
   }
 }"""
-
-
-class _Blank(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b"<!doctype html><title>A team's own page</title>")
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+BLANK = {"/": "<!doctype html><title>A team's own page</title>"}
 
 
 @pytest.fixture(scope="module")
 def team_origin() -> Iterator[str]:
     """The origin of the team's own page."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", free_port()), _Blank)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with team_server(BLANK) as origin:
+        yield origin
 
 
 @pytest.fixture(scope="module")
@@ -159,15 +142,8 @@ def test_a_link_is_shown_in_an_image(page: Page, ferry: Ferry) -> None:
 
 
 def test_a_page_that_is_not_listed_reads_nothing(browser: Browser, ferry: Ferry) -> None:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", free_port()), _Blank)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with team_server(BLANK) as origin:
         page = browser.new_page()
-        page.goto(f"http://localhost:{server.server_port}")
+        page.goto(origin)
         assert page.evaluate(LATE, [ferry.web.url, ferry.token(subject="1")]) == "network error"
         page.close()
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
